@@ -1,0 +1,168 @@
+//! The messages, in both directions.
+//!
+//! Unknown fields are ignored and new fields have defaults, so that an agent and a worker of
+//! neighbouring versions understand each other; [`PROTOCOL_VERSION`] changes only when they cannot.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Secret;
+
+/// The version both sides say in their `Hello`.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What the agent says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// First message of every connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the agent.
+        version: u32,
+    },
+    /// Serve this mount; its FUSE descriptor comes with the packet. Answered by `Started` or `Failed`.
+    Start {
+        /// What to serve.
+        config: WorkerConfig,
+    },
+    /// Use this key from the next request on. Answered by `Status` or `Failed`.
+    SetCredential {
+        /// The new key.
+        credential: Credential,
+    },
+    /// Answered by `Status`.
+    Status,
+    /// The mount is about to go: upload what is waiting, within `grace`. Answered by `Status` once
+    /// everything is in S3 or the grace has passed. The worker ends when its mount is unmounted.
+    Stop {
+        /// How long to wait for uploads.
+        grace: Duration,
+    },
+}
+
+/// What the worker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// First message of every connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the worker.
+        version: u32,
+        /// The worker's process.
+        pid: u32,
+        /// Whether it already serves a mount.
+        started: bool,
+        /// Which assignment it serves, once started.
+        assignment_uid: Option<String>,
+    },
+    /// The mount answers.
+    Started,
+    /// How the mount does.
+    Status(WorkerStatus),
+    /// The last message could not be done.
+    Failed {
+        /// What went wrong.
+        reason: String,
+        /// What a person can do about it.
+        remedy: String,
+    },
+}
+
+/// Everything a worker needs besides the descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WorkerConfig {
+    /// Whose work this is; repeated in `Hello`.
+    pub assignment_uid: String,
+    /// Base URL of the store, such as `https://s3.example.org`.
+    pub endpoint: String,
+    /// Region for the signature.
+    pub region: String,
+    /// Bucket.
+    pub bucket: String,
+    /// Only keys below this prefix; empty for the whole bucket.
+    #[serde(default)]
+    pub prefix: String,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Owner of everything in the mount.
+    pub uid: u32,
+    /// Group of everything in the mount.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u32,
+    /// Permission bits of folders.
+    pub dir_mode: u32,
+    /// How long names, sizes and listings may be remembered.
+    pub metadata_ttl: Duration,
+    /// Folder for staged writes, of this mount alone.
+    pub cache_dir: PathBuf,
+    /// Where the worker may connect to.
+    #[serde(default)]
+    pub endpoint_rules: EndpointRules,
+    /// The key.
+    pub credential: Credential,
+}
+
+/// Which addresses an endpoint may resolve to; checked at every connect.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EndpointRules {
+    /// Plain HTTP is allowed.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// Networks (CIDR) exempt from the rule against loopback, link-local and metadata addresses.
+    #[serde(default)]
+    pub allowed_networks: Vec<String>,
+}
+
+/// An S3 key.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Credential {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: Secret,
+}
+
+/// How a mount does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerStatus {
+    /// Whether the mount is being served.
+    pub started: bool,
+    /// What is open, waiting or on its way.
+    pub activity: MountActivity,
+    /// Keys of the bucket that are no valid file names, as far as they were met.
+    pub hidden_keys: HiddenKeys,
+    /// Why the last request to the store failed, unless a later one succeeded; never a secret.
+    pub store_error: Option<String>,
+    /// Whether the store accepted the last write, `None` before the first.
+    pub writable: Option<bool>,
+}
+
+/// What is open, waiting or on its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountActivity {
+    /// Open files.
+    pub open_files: u64,
+    /// Files with bytes that are not in S3 yet.
+    pub dirty_files: u64,
+    /// Of these, how many are being uploaded.
+    pub uploading_files: u64,
+    /// Copies that were saved beside a file because somebody else had changed it.
+    pub conflict_copies: u64,
+}
+
+/// Keys that cannot be shown as files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HiddenKeys {
+    /// How many different ones were met.
+    pub count: u64,
+    /// The first of them.
+    pub examples: Vec<String>,
+}
