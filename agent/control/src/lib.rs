@@ -5,6 +5,9 @@
 //! `Hello` first; after that the agent asks and the worker answers each question with exactly one
 //! message. The FUSE descriptor rides on the packet of [`ToWorker::Start`].
 //!
+//! The worker serves its connections at the same time, each in its own thread: a long answer to `Stop`
+//! must not hold up `Status`.
+//!
 //! This crate knows neither FUSE nor S3, does no async and keeps no state.
 
 mod messages;

@@ -139,6 +139,8 @@ pub struct WorkerStatus {
     pub hidden_keys: HiddenKeys,
     /// Why the last request to the store failed, unless a later one succeeded; never a secret.
     pub store_error: Option<String>,
+    /// With `store_error`: the store did answer, and refused the key or what the key may do.
+    pub key_refused: bool,
     /// Whether the store accepted the last write, `None` before the first.
     pub writable: Option<bool>,
 }
