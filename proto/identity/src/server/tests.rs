@@ -36,7 +36,9 @@ struct World {
 
 async fn serve(credentials: &Credentials) -> World {
     let tls = ServerTls::new(credentials).unwrap();
-    let incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), Arc::clone(&tls)).await.unwrap();
+    let incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), Arc::clone(&tls))
+        .await
+        .unwrap();
     let endpoint = format!("https://localhost:{}", incoming.local_address().unwrap().port());
     let callers = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&callers);
@@ -55,7 +57,12 @@ async fn serve(credentials: &Credentials) -> World {
             .await
             .unwrap();
     });
-    World { endpoint, tls, callers, _server: tasks }
+    World {
+        endpoint,
+        tls,
+        callers,
+        _server: tasks,
+    }
 }
 
 impl World {
@@ -65,7 +72,10 @@ impl World {
 }
 
 async fn check(channel: &Channel) -> Result<(), tonic::Status> {
-    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.map(|_| ())
+    HealthClient::new(channel.clone())
+        .check(HealthCheckRequest::default())
+        .await
+        .map(|_| ())
 }
 
 #[tokio::test]
@@ -74,7 +84,14 @@ async fn a_host_is_known_by_its_certificate_and_a_newcomer_is_anonymous() {
     let world = serve(&ca.server(HOUR, now())).await;
     let credentials = ca.credentials(host(1), HOUR, now());
 
-    check(&ClientTls::new(&credentials).unwrap().channel(&world.endpoint).unwrap()).await.unwrap();
+    check(
+        &ClientTls::new(&credentials)
+            .unwrap()
+            .channel(&world.endpoint)
+            .unwrap(),
+    )
+    .await
+    .unwrap();
     let peer = world.last_caller();
     let identity = peer.identity().unwrap();
     assert_eq!(identity.principal, host(1));
@@ -92,7 +109,14 @@ async fn an_expired_client_certificate_passes_the_handshake_and_is_told_apart_by
     let world = serve(&ca.server(HOUR, now())).await;
     let yesterday = now() - time::Duration::days(1);
     let credentials = ca.credentials(host(1), HOUR, yesterday);
-    check(&ClientTls::new(&credentials).unwrap().channel(&world.endpoint).unwrap()).await.unwrap();
+    check(
+        &ClientTls::new(&credentials)
+            .unwrap()
+            .channel(&world.endpoint)
+            .unwrap(),
+    )
+    .await
+    .unwrap();
     let peer = world.last_caller();
     assert_eq!(peer.identity().unwrap().principal, host(1));
     assert!(!peer.identity().unwrap().is_valid_at(now()));
@@ -147,7 +171,10 @@ async fn a_renewed_client_certificate_applies_at_the_next_connection() {
 async fn a_renewed_server_certificate_applies_without_dropping_anyone() {
     let ca = TestAuthority::new(now());
     // Nobody would believe this one: it is for another name.
-    let other = ca.authority().issue_server(&["elsewhere".to_owned()], HOUR, now()).unwrap();
+    let other = ca
+        .authority()
+        .issue_server(&["elsewhere".to_owned()], HOUR, now())
+        .unwrap();
     let world = serve(&other).await;
     let tls = ClientTls::without_certificate(ca.ca_pem()).unwrap();
     let channel = tls.channel(&world.endpoint).unwrap();
@@ -159,7 +186,9 @@ async fn a_renewed_server_certificate_applies_without_dropping_anyone() {
     world.tls.replace(&ca.server(HOUR, now())).unwrap();
     check(&channel).await.unwrap();
     world.tls.replace(&other).unwrap();
-    check(&channel).await.expect("an open connection outlives a replaced certificate");
+    check(&channel)
+        .await
+        .expect("an open connection outlives a replaced certificate");
 }
 
 #[tokio::test]
@@ -176,10 +205,16 @@ async fn a_newcomer_connects_by_the_pin_and_gets_the_ca() {
 async fn a_wrong_pin_or_a_wrong_name_stops_a_newcomer() {
     let ca = TestAuthority::new(now());
     let world = serve(&ca.server(HOUR, now())).await;
-    let error = connect_pinned(&world.endpoint, KeyPin::of_public_key(b"other")).await.err().unwrap();
+    let error = connect_pinned(&world.endpoint, KeyPin::of_public_key(b"other"))
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, DialError::Pin { .. }), "{error}");
 
-    let elsewhere = ca.authority().issue_server(&["elsewhere".to_owned()], HOUR, now()).unwrap();
+    let elsewhere = ca
+        .authority()
+        .issue_server(&["elsewhere".to_owned()], HOUR, now())
+        .unwrap();
     world.tls.replace(&elsewhere).unwrap();
     let error = connect_pinned(&world.endpoint, ca.pin()).await.err().unwrap();
     assert!(matches!(error, DialError::Server { .. }), "{error}");
@@ -194,10 +229,12 @@ async fn a_server_that_shows_our_ca_without_its_signature_is_refused() {
     let leaf = impostor.server(HOUR, now());
     let real = certificate_of(ca.ca_pem(), "the CA certificate").unwrap();
     let chain = vec![leaf.chain()[0].clone(), real];
-    config.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(
-        chain,
-        rustls::crypto::ring::sign::any_ecdsa_type(&leaf.key_der()).unwrap(),
-    )));
+    config.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(
+        rustls::sign::CertifiedKey::new(
+            chain,
+            rustls::crypto::ring::sign::any_ecdsa_type(&leaf.key_der()).unwrap(),
+        ),
+    ));
     let tls = Arc::new(ServerTls(ArcSwap::from_pointee(config)));
     let mut incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), tls).await.unwrap();
     let endpoint = format!("https://localhost:{}", incoming.local_address().unwrap().port());
@@ -210,13 +247,28 @@ async fn a_server_that_shows_our_ca_without_its_signature_is_refused() {
 #[tokio::test]
 async fn nobody_at_the_address_is_told_with_a_remedy() {
     let ca = TestAuthority::new(now());
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let tls = ClientTls::without_certificate(ca.ca_pem()).unwrap();
-    let status = check(&tls.channel(&format!("https://{closed}")).unwrap()).await.unwrap_err();
+    let status = check(&tls.channel(&format!("https://{closed}")).unwrap())
+        .await
+        .unwrap_err();
     let error = DialError::find(&status).unwrap();
     assert!(matches!(error, DialError::Connect { .. }), "{error}");
-    for endpoint in ["localhost:1", "http://localhost:1", "https://u@localhost:1", "https://localhost/path", ""] {
-        assert!(matches!(tls.channel(endpoint), Err(DialError::Endpoint { .. })), "{endpoint}");
+    for endpoint in [
+        "localhost:1",
+        "http://localhost:1",
+        "https://u@localhost:1",
+        "https://localhost/path",
+        "",
+    ] {
+        assert!(
+            matches!(tls.channel(endpoint), Err(DialError::Endpoint { .. })),
+            "{endpoint}"
+        );
     }
 }
 
