@@ -228,7 +228,7 @@ pub fn request_key(request_pem: &str) -> Result<KeyPin, Error> {
     ))
 }
 
-fn parse_request(pem: &str) -> Result<CertificateSigningRequestParams, Error> {
+pub(crate) fn parse_request(pem: &str) -> Result<CertificateSigningRequestParams, Error> {
     let refused = |reason: &str| Error::Request {
         reason: reason.to_owned(),
     };

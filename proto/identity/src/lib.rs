@@ -21,6 +21,7 @@ pub mod files;
 pub mod join;
 pub mod peer;
 pub mod pin;
+pub mod possession;
 pub mod server;
 pub mod testing;
 
