@@ -87,6 +87,16 @@ fn a_worker_takes_over_the_socket_that_a_dead_one_left() {
 }
 
 #[test]
+fn a_worker_that_ends_late_leaves_the_socket_of_its_successor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.sock");
+    let old = Listener::bind(&path).unwrap();
+    let _new = Listener::bind(&path).unwrap();
+    drop(old);
+    assert!(path.exists());
+}
+
+#[test]
 fn fields_that_a_newer_side_adds_are_ignored() {
     let text = r#"{"type":"status","started":true,"invented_later":1}"#;
     let FromWorker::Status(status) = serde_json::from_str(text).unwrap() else {

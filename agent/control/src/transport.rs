@@ -57,11 +57,13 @@ pub struct Connection {
     socket: OwnedFd,
 }
 
-/// Where a worker waits for its agent. Dropping it removes the socket's file.
+/// Where a worker waits for its agent. Dropping it removes the socket's file, unless a successor has
+/// put its own there.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
     path: PathBuf,
+    inode: u64,
 }
 
 impl Connection {
@@ -152,15 +154,17 @@ impl Listener {
     /// Binds the socket (0600), replacing what a dead process left there. The folder must be private
     /// to its owner: between `bind` and `chmod` the socket has the process's umask.
     pub fn bind(path: &Path) -> Result<Listener, TransportError> {
-        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+        use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
         if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(path).map_err(TransportError::Io)?;
         }
         let socket = seqpacket()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
+        let inode = std::fs::symlink_metadata(path).map_err(TransportError::Io)?.ino();
         let listener = Listener {
             socket,
             path: path.to_owned(),
+            inode,
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(TransportError::Io)?;
         rustix::net::listen(&listener.socket, BACKLOG).map_err(failed)?;
@@ -186,8 +190,12 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // The file may already be another worker's or gone; either way there is nothing to do about it.
-        let _ = std::fs::remove_file(&self.path);
+        use std::os::unix::fs::MetadataExt;
+        // A worker whose mount was detached lives on while files are open, and its successor listens at
+        // the same path meanwhile: that socket must stay.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
