@@ -1,0 +1,176 @@
+//! A compute host: an agent with folders of its own, in the machine's network or in a namespace.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::eventually;
+use crate::mounts;
+use crate::network::Namespace;
+use crate::process::Process;
+use crate::programs::program;
+
+/// A host with its agent. Dropping it ends the agent and takes its mounts down.
+pub struct Host {
+    /// Its id, the last part of `hosts/{host}`.
+    pub id: String,
+    folder: PathBuf,
+    config: PathBuf,
+    agent: Option<Process>,
+    namespace: Option<Namespace>,
+}
+
+impl Host {
+    /// Starts an agent that joins with `join_file`.
+    ///
+    /// # Panics
+    /// When it does not join within 30 s.
+    pub fn join(world: &Path, name: &str, join_file: &Path, namespace: Option<Namespace>) -> Host {
+        let folder = world.join(name);
+        std::fs::create_dir(&folder).expect("the world's folder can be written");
+        let config = folder.join("agent.toml");
+        let at = |part: &str| folder.join(part).display().to_string();
+        std::fs::write(
+            &config,
+            format!(
+                "state_dir = {:?}\nrun_dir = {:?}\nmount_root = {:?}\ncache_dir = {:?}\njoin_file = {:?}\n\
+                 host_name = {name:?}\nheartbeat_interval = \"1s\"\n",
+                at("state"),
+                at("run"),
+                at("mnt"),
+                at("cache"),
+                join_file,
+            ),
+        )
+        .expect("the folder can be written");
+        std::fs::create_dir(folder.join("mnt")).expect("the folder can be written");
+        let mut host = Host {
+            id: name.to_owned(),
+            folder,
+            config,
+            agent: None,
+            namespace,
+        };
+        host.start();
+        host
+    }
+
+    /// Starts the agent; waits until it is ready.
+    pub fn start(&mut self) {
+        let mut agent = self.launch();
+        let name = agent.says("mooring-agent runs as hosts/");
+        self.id = name;
+        self.agent = Some(agent);
+    }
+
+    /// Starts the agent without waiting, so that it can come up while its catalog is away.
+    pub fn launch(&self) -> Process {
+        let agent = program("mooring-agent");
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&agent),
+            None => Command::new(agent),
+        };
+        command.arg("run").arg("--config").arg(&self.config);
+        Process::start("agent", &self.folder, command)
+    }
+
+    /// Kills the agent without a word.
+    pub fn kill_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// Ends the agent as an init system does.
+    pub fn stop_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.stop();
+        }
+    }
+
+    /// What the agent has said.
+    pub fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
+    }
+
+    /// The folder of a project's mount on this host.
+    pub fn path(&self, project: &str, mount: &str) -> PathBuf {
+        self.mount_root().join(project).join(mount)
+    }
+
+    /// Below which everything is mounted.
+    pub fn mount_root(&self) -> PathBuf {
+        self.folder.join("mnt")
+    }
+
+    /// Where the agent keeps its state, sockets and logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Process ids of the programs that serve this host's mounts.
+    pub fn workers(&self) -> Vec<u32> {
+        let marker = self.folder.join("run").display().to_string();
+        let entries = std::fs::read_dir("/proc").expect("the kernel tells its processes");
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).into_owned();
+                line.contains("mooring-fs") && line.contains(&marker)
+            })
+            .collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_worker_logs();
+        }
+        self.kill_agent();
+        mounts::detach_below(&self.folder);
+        // Workers end by themselves when their mounts are gone; one that does not is a defect.
+        let workers = || {
+            let left = self.workers();
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?} are left"))
+            }
+        };
+        if std::thread::panicking() {
+            for pid in self.workers() {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
+            }
+        } else {
+            eventually(
+                "workers end when their mounts are gone",
+                Duration::from_secs(10),
+                workers,
+            );
+        }
+        // Bare mount points cannot be removed as long as they are immutable.
+        let _ = Command::new("chattr")
+            .args(["-R", "-f", "-i"])
+            .arg(self.mount_root())
+            .output();
+    }
+}
+
+impl Host {
+    fn print_worker_logs(&self) {
+        let logs = Command::new("find")
+            .arg(self.folder.join("run"))
+            .args(["-name", "*.log"])
+            .output();
+        for log in String::from_utf8_lossy(&logs.map(|found| found.stdout).unwrap_or_default()).lines() {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let tail: Vec<&str> = text.lines().rev().take(20).collect();
+            eprintln!("---- the last lines of {log} ----");
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Programs under test as child processes, whose output is kept in a file and who never outlive their story.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually;
+
+/// A running program. Dropping it kills it.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, with its standard output and error appended to `<name>.log` in `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(name: &str, folder: &Path, mut command: Command) -> Process {
+        let log = folder.join(format!("{name}.log"));
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log can be written");
+        let err = out.try_clone().expect("descriptors are left");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Process {
+            name: name.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// Waits for a line of output that contains `needle`, and returns the part of it behind the needle.
+    ///
+    /// # Panics
+    /// When the program ends or 30 s pass first, with what it has said.
+    pub fn says(&mut self, needle: &str) -> String {
+        let what = format!("{} says «{needle}»", self.name);
+        let (_, rest) = eventually(&what, Duration::from_secs(30), || {
+            let output = self.output();
+            // A line counts when it is complete.
+            let complete = output.rfind('\n').map_or("", |end| &output[..end]);
+            if let Some(line) = complete.lines().rev().find_map(|line| line.split_once(needle)) {
+                return Ok(line.1.trim().to_owned());
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!(
+                    "{} ended with {status} before it said «{needle}»:\n{output}",
+                    self.name
+                );
+            }
+            Err(format!("so far it said:\n{output}"))
+        });
+        rest
+    }
+
+    /// All it has said so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it is running.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Kills it as the kernel would when memory runs out: at once, without a word.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, as an init system does.
+    ///
+    /// # Panics
+    /// When it has not ended within 10 s.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let what = format!("{} ends on SIGTERM", self.name);
+        let (_, status) = eventually(&what, Duration::from_secs(10), || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(format!("it is still running:\n{}", self.output())),
+            Err(error) => Err(error.to_string()),
+        });
+        status
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a child's pid is positive");
+        let _ = kill_process(pid, signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(40).collect();
+            eprintln!("---- the last lines of {} ----", self.name);
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

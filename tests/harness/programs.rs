@@ -1,0 +1,42 @@
+//! Where the programs under test and the real parts beside them are.
+
+use std::path::{Path, PathBuf};
+
+/// A program of this workspace, built by `cargo build --workspace`.
+///
+/// # Panics
+/// When it has not been built.
+pub fn program(name: &str) -> PathBuf {
+    let path = workspace().join("target/debug").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace`, or tests/run",
+        path.display()
+    );
+    path
+}
+
+/// A program that `tests/run` installs into the workspace's own folder of tools.
+///
+/// # Panics
+/// When it is not there: a story that needs a real part does not pass without it.
+pub fn tool(path: &str) -> PathBuf {
+    let path = workspace().join("target/tools").join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: tests/run installs it",
+        path.display()
+    );
+    path
+}
+
+/// Whether this is `tests/run long`: full sizes and counts.
+pub fn long() -> bool {
+    std::env::var_os("MOORING_LONG").is_some()
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests' folder is below the workspace's")
+}

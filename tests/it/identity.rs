@@ -1,0 +1,91 @@
+//! How hosts and people join, renew and are refused.
+
+use std::time::Duration;
+
+use mooring_tests::{Person, World, eventually};
+
+#[test]
+fn a_join_token_lets_one_person_in_once() {
+    let world = World::start();
+    let join = world.path().join("anna.join");
+    world.operator.mooring("users create anna");
+    world.operator.mooring(&format!(
+        "join-tokens create --user anna --join-string-file {}",
+        join.display()
+    ));
+    let anna = Person::log_in(world.path(), "anna", &join);
+    assert!(anna.mooring("auth whoami").contains("users/anna"));
+
+    let thief = Person::nobody(world.path(), "thief");
+    let refusal = thief.refused(&format!("login --join-file {}", join.display()));
+    assert!(refusal.to_lowercase().contains("token"), "{refusal}");
+}
+
+#[test]
+fn a_disabled_user_is_refused_at_once_and_welcome_again() {
+    let world = World::start();
+    let anna = world.person("anna");
+    anna.mooring("auth whoami");
+    world.operator.mooring("users disable anna");
+    anna.refused("auth whoami");
+    world.operator.mooring("users enable anna");
+    anna.mooring("auth whoami");
+}
+
+#[test]
+fn a_catalog_with_another_key_is_not_trusted() {
+    let world = World::start();
+    let other = World::start();
+    // The one world's token with the other's address: the pinned key does not match.
+    let thief = Person::nobody(world.path(), "lost");
+    let wrong = world.path().join("wrong.join");
+    world.operator.mooring("users create lost");
+    world.operator.mooring(&format!(
+        "join-tokens create --user lost --join-string-file {}",
+        wrong.display()
+    ));
+    let moved = mooring_tests::person::readdressed(&wrong, other.catalog_address());
+    let refusal = thief.refused(&format!("login --join-file {}", moved.display()));
+    assert!(refusal.contains("pin") || refusal.contains("key"), "{refusal}");
+}
+
+#[test]
+fn certificates_of_hosts_and_people_renew_while_everything_goes_on() {
+    let mut world = World::with_catalog_config("certificate_lifetime = \"10s\"");
+    world.store.put("kept.txt", "kept");
+    let host = world.host();
+    let mount = world.activate(&host);
+    // Several lifetimes long.
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(25) {
+        assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
+        world.operator.mooring("auth whoami");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    eventually("the host is still heard of", Duration::from_secs(10), || {
+        let found = world.operator.json(&format!("hosts get hosts/{}", host.id));
+        if found["state"] == "HOST_STATE_READY" {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
+    });
+}
+
+#[test]
+fn a_catalog_away_for_longer_than_a_certificate_lives_changes_nothing_on_the_hosts() {
+    let mut world = World::with_catalog_config("certificate_lifetime = \"10s\"");
+    world.store.put("kept.txt", "kept");
+    let host = world.host();
+    let mount = world.activate(&host);
+    world.kill_catalog();
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(15) {
+        assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    world.start_catalog();
+    // A person's certificate that has ended renews by itself.
+    world.operator.mooring("auth whoami");
+    assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
+}

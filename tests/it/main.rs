@@ -1,0 +1,12 @@
+//! The stories: what Mooring promises, played with real programs. One binary, one file for each subject.
+
+#![allow(clippy::unwrap_used, reason = "a story fails where it stands")]
+
+mod access;
+mod bytes;
+mod cli;
+mod hosts;
+mod identity;
+mod secrets;
+mod survival;
+mod walk;
