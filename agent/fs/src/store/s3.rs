@@ -8,6 +8,8 @@
 
 mod body;
 mod failure;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
