@@ -1,0 +1,228 @@
+//! One budget of memory for everything that buffers file contents. Reservations are guards: what is
+//! dropped is given back. Nobody ever waits here: a window that gets no memory is smaller, and a read that
+//! needs its bytes now goes over the limit by those bytes, since refusing it would be an I/O error.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// More than this speeds nothing up: it is eight readers with their full windows of 64 MiB.
+const DEFAULT_BYTES_MAX: u64 = 512 << 20;
+/// Of the machine's or the cgroup's memory; jobs on the host come first.
+const DEFAULT_SHARE: u64 = 4;
+/// Two of the largest parts: with less, large files would be read piecemeal.
+const DEFAULT_BYTES_MIN: u64 = 16 << 20;
+
+/// The budget; clones share it.
+#[derive(Clone, Debug)]
+pub struct MemoryBudget(Arc<Account>);
+
+/// Memory that is spoken for, until dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    account: Arc<Account>,
+    bytes: u64,
+}
+
+/// Takes part in the division of the budget, until dropped.
+#[derive(Debug)]
+pub struct Share(Arc<Account>);
+
+#[derive(Debug)]
+struct Account {
+    limit_bytes: u64,
+    used_bytes: AtomicU64,
+    shares: AtomicUsize,
+}
+
+impl MemoryBudget {
+    /// A budget of so many bytes.
+    pub fn new(limit_bytes: u64) -> MemoryBudget {
+        let (used_bytes, shares) = (AtomicU64::new(0), AtomicUsize::new(0));
+        MemoryBudget(Arc::new(Account {
+            limit_bytes,
+            used_bytes,
+            shares,
+        }))
+    }
+
+    /// A quarter of what this process may use, at most 512 MiB.
+    pub fn of_this_process() -> MemoryBudget {
+        let available = available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        MemoryBudget::new(default_bytes(available))
+    }
+
+    /// Reserves memory if there is enough.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reserved> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.0.limit_bytes);
+        self.0
+            .used_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .ok()?;
+        Some(Reserved {
+            account: Arc::clone(&self.0),
+            bytes,
+        })
+    }
+
+    /// Reserves memory in any case: for the bytes of a request that must be answered. Bounded by the
+    /// requests that the kernel has outstanding, not by the budget.
+    pub fn reserve_over(&self, bytes: u64) -> Reserved {
+        self.0.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Reserved {
+            account: Arc::clone(&self.0),
+            bytes,
+        }
+    }
+
+    /// Joins the division of the budget.
+    pub fn share(&self) -> Share {
+        self.0.shares.fetch_add(1, Ordering::Relaxed);
+        Share(Arc::clone(&self.0))
+    }
+
+    /// What is reserved now.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What may be reserved in all.
+    pub fn limit_bytes(&self) -> u64 {
+        self.0.limit_bytes
+    }
+}
+
+impl Reserved {
+    /// How much is reserved.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives part of it back.
+    pub fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.account.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.give_back(self.bytes);
+    }
+}
+
+impl Share {
+    /// An equal part of the budget for each holder of a share at this moment.
+    pub fn bytes(&self) -> u64 {
+        self.0.limit_bytes / self.0.shares.load(Ordering::Relaxed).max(1) as u64
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.shares.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn default_bytes(available: Option<u64>) -> u64 {
+    let quarter = available.map_or(DEFAULT_BYTES_MAX, |bytes| bytes / DEFAULT_SHARE);
+    quarter.clamp(DEFAULT_BYTES_MIN, DEFAULT_BYTES_MAX)
+}
+
+/// The least of the machine's memory and the limits of this process's cgroups, as far as they can be read.
+fn available_bytes(proc: &Path, cgroup_root: &Path) -> Option<u64> {
+    let machine = fs::read_to_string(proc.join("meminfo")).ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kibibytes * 1024)
+    });
+    let groups = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        match (fields.next()?, fields.next()?) {
+            ("", path) => cgroup_limit(cgroup_root, path, "memory.max"),
+            (controllers, path) if controllers.split(',').any(|name| name == "memory") => {
+                cgroup_limit(&cgroup_root.join("memory"), path, "memory.limit_in_bytes")
+            }
+            _ => None,
+        }
+    });
+    machine.into_iter().chain(limits).min()
+}
+
+/// The least limit from a group up to the root. Inside a container the path may not exist, but the root
+/// then is the container's own group. «max» does not parse and so means none.
+fn cgroup_limit(root: &Path, group: &str, file: &str) -> Option<u64> {
+    let group = Path::new(group.trim_start_matches('/'));
+    let limit = |group: &Path| {
+        fs::read_to_string(root.join(group).join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    group.ancestors().filter_map(limit).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_stop_at_the_limit_and_come_back_when_dropped() {
+        let budget = MemoryBudget::new(100);
+        let mut first = budget.try_reserve(60).unwrap();
+        assert!(budget.try_reserve(41).is_none());
+        let second = budget.try_reserve(40).unwrap();
+        first.give_back(10);
+        assert_eq!(
+            (first.bytes(), budget.used_bytes(), budget.limit_bytes()),
+            (50, 90, 100)
+        );
+        let over = budget.reserve_over(50);
+        assert_eq!(budget.used_bytes(), 140);
+        assert!(budget.try_reserve(0).is_none());
+        drop((first, second, over));
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn shares_divide_the_budget() {
+        let budget = MemoryBudget::new(100);
+        let first = budget.share();
+        assert_eq!(first.bytes(), 100);
+        let second = budget.share();
+        assert_eq!(first.bytes(), 50);
+        drop(second);
+        assert_eq!(first.bytes(), 100);
+    }
+
+    #[test]
+    fn the_default_is_a_quarter_within_bounds() {
+        assert_eq!(default_bytes(None), 512 << 20);
+        assert_eq!(default_bytes(Some(64 << 30)), 512 << 20);
+        assert_eq!(default_bytes(Some(1 << 30)), 256 << 20);
+        assert_eq!(default_bytes(Some(8 << 20)), 16 << 20);
+    }
+
+    #[test]
+    fn the_tightest_cgroup_on_the_way_up_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (proc, sys) = (dir.path().join("proc"), dir.path().join("sys"));
+        let write = |path: std::path::PathBuf, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(proc.join("meminfo"), "MemFree: 1 kB\nMemTotal:    1048576 kB\n");
+        assert_eq!(available_bytes(&proc, &sys), Some(1 << 30));
+        write(proc.join("self/cgroup"), "0::/jobs/one\n");
+        write(sys.join("jobs/one/memory.max"), "max\n");
+        write(sys.join("jobs/memory.max"), "1000000\n");
+        assert_eq!(available_bytes(&proc, &sys), Some(1_000_000));
+        write(proc.join("self/cgroup"), "5:cpu,memory:/jobs/two\n0::/\n");
+        write(sys.join("memory/jobs/two/memory.limit_in_bytes"), "70000\n");
+        assert_eq!(available_bytes(&proc, &sys), Some(70_000));
+    }
+}
