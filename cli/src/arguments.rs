@@ -21,10 +21,22 @@ pub(crate) struct Argument {
     /// Its place among the positional arguments.
     pub(crate) position: Option<usize>,
     pub(crate) pattern: Option<Pattern>,
+    /// What can be typed, if that is a choice.
+    pub(crate) choices: Vec<Choice>,
     /// The group of arguments of which only one may be given.
     pub(crate) one_of: Option<String>,
     /// Its path in the update mask, in commands that have one.
     pub(crate) mask_path: Option<String>,
+}
+
+/// A value of an enum.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    /// As it is typed: `read-only`.
+    name: String,
+    /// Other spellings: `READ_ONLY`, `MODE_READ_ONLY`.
+    aliases: [String; 2],
+    help: String,
 }
 
 /// How an argument is typed.
@@ -96,17 +108,17 @@ impl Walk<'_> {
         }
         let mut path = place.path.clone();
         path.push(field.clone());
-        if option.flatten {
-            if let Kind::Message(message) = field.kind() {
-                return self.message(
-                    &message,
-                    &Place {
-                        path,
-                        prefix: place.prefix.clone(),
-                        in_resource: true,
-                    },
-                );
-            }
+        if option.flatten
+            && let Kind::Message(message) = field.kind()
+        {
+            return self.message(
+                &message,
+                &Place {
+                    path,
+                    prefix: place.prefix.clone(),
+                    in_resource: true,
+                },
+            );
         }
         let name = if option.flag.is_empty() {
             field.name().replace('_', "-")
@@ -138,6 +150,7 @@ impl Walk<'_> {
                         && !(place.in_resource && self.updates))
                         || (position.is_some() && option.pattern.len() > 1),
                     pattern: Pattern::parse(&option.pattern),
+                    choices: self.choices(&kind),
                     one_of: field
                         .containing_oneof()
                         .filter(|group| !group.is_synthetic())
@@ -149,6 +162,18 @@ impl Walk<'_> {
                 });
             }
         }
+    }
+
+    fn choices(&self, kind: &Kind) -> Vec<Choice> {
+        let Kind::Enum(descriptor) = kind else {
+            return Vec::new();
+        };
+        let choice = |value| Choice {
+            name: values::short_name(&value),
+            aliases: [values::without_prefix(&value).to_owned(), value.name().to_owned()],
+            help: self.descriptors.value_comment(&value).to_owned(),
+        };
+        values::typed_values(descriptor).map(choice).collect()
     }
 
     /// Whether a field of the resource cannot be given: its name follows from parent and id, an etag is for changes
@@ -207,11 +232,11 @@ impl Argument {
             Some(position) => arg = arg.index(position + 1),
             None => arg = arg.long(self.flag.clone()),
         }
-        if let Kind::Enum(descriptor) = self.field().kind() {
-            let values = values::typed_values(&descriptor).map(|value| {
-                PossibleValue::new(values::short_name(&value))
-                    .alias(value.name().to_owned())
-                    .alias(values::without_prefix(&value).to_owned())
+        if !self.choices.is_empty() {
+            let values = self.choices.iter().map(|choice| {
+                PossibleValue::new(choice.name.clone())
+                    .aliases(choice.aliases.clone())
+                    .help(choice.help.clone())
             });
             arg = arg
                 .value_parser(PossibleValuesParser::new(values))

@@ -204,6 +204,7 @@ impl Command {
 pub(crate) fn tree(descriptors: &Descriptors, commands: &[Command]) -> clap::Command {
     let mut tree = clap::Command::new("mooring")
         .version(env!("CARGO_PKG_VERSION"))
+        .max_term_width(120)
         .about("Attaches S3 buckets to a fleet of hosts")
         .long_about(
             "Attaches S3 buckets to a fleet of hosts: connectors say what to mount, activations where.\n\n\
