@@ -33,6 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .skip_debug(SECRET_MESSAGES)
+        // Ordered, so that equal messages have equal bytes.
+        .btree_map(".")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,0 +1,185 @@
+//! The gate in front of every handler: an rpc without a rule is refused, and so is a caller without the kind of
+//! certificate that the rule asks for, or with one that has ended. Calls that need no certificate are rate-limited.
+//! Roles are judged behind it, by the permit.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use mooring_identity::Peer;
+use time::{Duration, OffsetDateTime};
+use tonic::body::Body;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::domain::Error;
+use crate::ops::Catalog;
+use crate::policy::rules::{self, Access};
+use crate::policy::{self, Caller};
+
+/// Calls without a certificate that one address may make at once: a rack behind one NAT that enrols.
+const ANONYMOUS_BURST: f64 = 100.0;
+/// And how many a second after that. 256-bit tokens are not guessed at this rate, and P-256 signing is cheap.
+const ANONYMOUS_PER_SECOND: f64 = 20.0;
+/// Addresses remembered at a time: 64 bytes each. When they are full, the limit holds for all of the newcomers together.
+const ADDRESSES_MAX: usize = 10_000;
+
+/// Puts the gate in front of a service.
+#[derive(Clone)]
+pub(super) struct GateLayer {
+    catalog: Arc<Catalog>,
+    limiter: Arc<Limiter>,
+}
+
+impl GateLayer {
+    pub(super) fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, limiter: Arc::default() }
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate { inner, layer: self.clone() }
+    }
+}
+
+/// A service behind the gate.
+#[derive(Clone)]
+pub(super) struct Gate<S> {
+    inner: S,
+    layer: GateLayer,
+}
+
+impl<S> Service<http::Request<Body>> for Gate<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // The clone that is ready is the one that was polled.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let GateLayer { catalog, limiter } = self.layer.clone();
+        Box::pin(async move {
+            let rpc = request.uri().path().trim_start_matches('/').to_owned();
+            let caller = Caller::of(&Peer::of(request.extensions()));
+            let address = request
+                .extensions()
+                .get::<TlsConnectInfo<TcpConnectInfo>>()
+                .and_then(|info| info.get_ref().remote_addr())
+                .map(|address| address.ip());
+            match admit(&catalog, &limiter, &rpc, &caller, address).await {
+                Ok(()) => {
+                    tracing::debug!(%rpc, caller = %caller, "call");
+                    request.extensions_mut().insert(Arc::new(caller));
+                    inner.call(request).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+async fn admit(
+    catalog: &Catalog,
+    limiter: &Limiter,
+    rpc: &str,
+    caller: &Caller,
+    address: Option<IpAddr>,
+) -> Result<(), Status> {
+    let Some(rule) = rules::rule_of(rpc) else {
+        return Err(Status::new(Code::Unimplemented, "this catalog has no such call"));
+    };
+    let now = catalog.clock.now();
+    match rule.access {
+        Access::Anybody => {
+            if limiter.admits(address, now) {
+                return Ok(());
+            }
+            Err(Error::Exhausted { reason: "too many calls without a certificate from this address; wait a second" }.into())
+        }
+        Access::Host => Ok(caller.host(now).map(drop)?),
+        Access::ExpiredUser => match caller {
+            Caller::User(_) => Ok(()),
+            Caller::Anybody | Caller::Host(_) => Ok(caller.user(now).map(drop)?),
+        },
+        Access::User | Access::With(_) | Access::WithAll(_) | Access::WithAny(_) => {
+            caller.user(now)?;
+            if !rpc.starts_with("mooring.") {
+                // Our own handlers look the user up with their permit; reflection has no handler of ours.
+                policy::enabled_user(&catalog.read().await?, caller).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Token buckets by address.
+#[derive(Default)]
+struct Limiter {
+    buckets: Mutex<HashMap<Option<IpAddr>, Bucket>>,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    calls_left: f64,
+    as_of: OffsetDateTime,
+}
+
+impl Bucket {
+    fn at(self, now: OffsetDateTime) -> Self {
+        let passed = (now - self.as_of).max(Duration::ZERO).as_seconds_f64();
+        let calls_left = (self.calls_left + passed * ANONYMOUS_PER_SECOND).min(ANONYMOUS_BURST);
+        Self { calls_left, as_of: now }
+    }
+}
+
+impl Limiter {
+    fn admits(&self, address: Option<IpAddr>, now: OffsetDateTime) -> bool {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut address = address;
+        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&address) {
+            buckets.retain(|_, bucket| bucket.at(now).calls_left < ANONYMOUS_BURST);
+            if buckets.len() >= ADDRESSES_MAX {
+                address = None;
+            }
+        }
+        let bucket = buckets.entry(address).or_insert(Bucket { calls_left: ANONYMOUS_BURST, as_of: now });
+        *bucket = bucket.at(now);
+        if bucket.calls_left < 1.0 {
+            return false;
+        }
+        bucket.calls_left -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_limited_and_recovers_and_does_not_limit_others() {
+        let limiter = Limiter::default();
+        let (one, two) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let admitted = (0..200).filter(|_| limiter.admits(one, start)).count();
+        assert_eq!(admitted, 100);
+        assert!(limiter.admits(two, start));
+        assert!(limiter.admits(one, start + Duration::seconds(1)));
+    }
+}

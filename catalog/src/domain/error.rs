@@ -1,0 +1,171 @@
+//! What can go wrong, told by what the caller can do about it. Which gRPC code that is, `api/status.rs` decides.
+
+use std::fmt;
+
+/// What our log tells and the caller does not see.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller has not shown who it is, or is nobody (any more).
+    #[error("{reason}")]
+    Unauthenticated {
+        /// Cause and remedy.
+        reason: &'static str,
+    },
+    /// The caller lacks a permission. Reads the same whether the resource is hidden or absent.
+    #[error("{0}")]
+    Denied(Denial),
+    /// There is no such resource, and the caller may know that.
+    #[error("{resource} does not exist")]
+    Absent {
+        /// The name that was asked for.
+        resource: String,
+    },
+    /// The name is taken, or was once and is not given out again.
+    #[error("{resource} {problem}")]
+    NameTaken {
+        /// The name.
+        resource: String,
+        /// Why it cannot be had, and what to do.
+        problem: &'static str,
+    },
+    /// Fields of the request are wrong: all of them, at once.
+    #[error("{0}")]
+    Invalid(Violations),
+    /// The resource has changed since the caller read it.
+    #[error("{resource} has changed since its etag was read; read it again and repeat the change")]
+    Stale {
+        /// The resource.
+        resource: String,
+    },
+    /// The state of the catalog does not allow it now.
+    #[error("{problem}")]
+    Precondition {
+        /// What stands in the way, in one CamelCase word.
+        reason: &'static str,
+        /// What the condition is about.
+        subject: String,
+        /// Cause and remedy.
+        problem: String,
+    },
+    /// Too many calls; later it will work.
+    #[error("{reason}")]
+    Exhausted {
+        /// Cause and remedy.
+        reason: &'static str,
+    },
+    /// The database did not answer; nothing was changed.
+    #[error("the catalog's database does not answer; nothing was changed, try again")]
+    Store(#[source] Cause),
+    /// A mistake of ours or a damaged installation; the log has the cause.
+    #[error("the catalog failed; nothing was changed, its log says why")]
+    Internal(#[source] Cause),
+}
+
+impl Error {
+    /// There is no such resource.
+    pub fn absent(resource: &dyn fmt::Display) -> Self {
+        Self::Absent { resource: resource.to_string() }
+    }
+
+    /// Something uses it.
+    pub fn in_use(resource: &dyn fmt::Display, users: &[String], remedy: &str) -> Self {
+        Self::Precondition {
+            reason: "InUse",
+            subject: resource.to_string(),
+            problem: format!("{resource} is used by {}; {remedy}", listed(users)),
+        }
+    }
+
+    /// Something that cannot be unless the program or its files are broken.
+    pub fn internal(cause: impl Into<Cause>) -> Self {
+        Self::Internal(cause.into())
+    }
+
+    /// One wrong field.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(field, problem);
+        Self::Invalid(violations)
+    }
+}
+
+/// The first few, then how many more: an error stays readable with a thousand users of a thing.
+fn listed(names: &[String]) -> String {
+    const NAMED_MAX: usize = 5;
+    let named = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+/// A permission that the caller lacks. Made of the request's words only, so it cannot tell what exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The missing permission, such as `connectors.create`.
+    pub permission: &'static str,
+    /// What it was asked for on, such as `projects/ml`.
+    pub resource: String,
+    /// The least role that gives it, such as `DEVELOPER on projects/ml`.
+    pub role_needed: String,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { permission, resource, role_needed } = self;
+        write!(f, "permission {permission} is missing on {resource}, or it does not exist; needed is {role_needed}")
+    }
+}
+
+/// Wrong fields of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations(Vec<Violation>);
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field in the request, such as `connector.bucket`.
+    pub field: String,
+    /// Cause and remedy.
+    pub problem: String,
+}
+
+impl Violations {
+    /// Notes a wrong field.
+    pub fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.0.push(Violation { field: field.into(), problem: problem.into() });
+    }
+
+    /// Passes a good value on and notes what is wrong with a bad one.
+    pub fn take<T>(&mut self, field: impl Into<String>, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|problem| self.add(field, problem)).ok()
+    }
+
+    /// Nothing, if nothing was noted.
+    pub fn finish(self) -> Result<(), Error> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self)) }
+    }
+
+    /// What was noted.
+    pub fn iter(&self) -> impl Iterator<Item = &Violation> {
+        self.0.iter()
+    }
+
+    /// Whether nothing was noted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Violation { field, problem }) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{field}: {problem}")?;
+        }
+        Ok(())
+    }
+}

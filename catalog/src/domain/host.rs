@@ -1,0 +1,175 @@
+//! Hosts: their id, how they are by the time since they were last heard of, and how often they are asked to speak.
+//!
+//! A host's state is never stored: it follows from the time it was last seen, so no clock that stops and no server
+//! that dies can leave a host READY.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::names::{HostName, PoolName};
+use super::{Backend, Id, Meta, TextsChange};
+
+/// A machine that runs an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: HostName,
+    /// What every resource has.
+    pub meta: Meta,
+    /// The pool it belongs to.
+    pub pool: PoolName,
+    /// The pool's uid.
+    pub pool_uid: Uuid,
+    /// Whether it takes no new mounts.
+    pub unschedulable: bool,
+    /// When its agent was last heard of.
+    pub seen_time: Option<OffsetDateTime>,
+    /// What the machine is.
+    pub facts: HostFacts,
+    /// When its certificate ends.
+    pub certificate_expire_time: OffsetDateTime,
+    /// What credentials are sealed for: an X25519 key.
+    pub hpke_public_key: Vec<u8>,
+}
+
+impl Host {
+    /// How it is now.
+    pub fn state(&self, now: OffsetDateTime, lost_after: Duration) -> HostState {
+        host_state(self.seen_time, now, lost_after)
+    }
+}
+
+/// What a machine is, as its agent says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Version of the kernel.
+    pub kernel_version: String,
+    /// Backends it can mount with, and their versions.
+    pub backends: Vec<(Backend, String)>,
+}
+
+/// A change of a host.
+#[derive(Clone, Debug, Default)]
+pub struct HostChange {
+    /// What people say of it.
+    pub texts: TextsChange,
+    /// Whether it takes no new mounts.
+    pub unschedulable: Option<bool>,
+    /// The state it was made from.
+    pub etag: String,
+}
+
+impl HostChange {
+    /// The fields that are given, for the audit.
+    pub fn fields(&self) -> Vec<&'static str> {
+        let mut fields: Vec<_> = self.texts.fields().collect();
+        fields.extend(self.unschedulable.is_some().then_some("unschedulable"));
+        fields
+    }
+}
+
+/// How a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostState {
+    /// Heard of within half of `host_lost_after`.
+    Ready,
+    /// Not heard of for a short time.
+    NotReady,
+    /// Not heard of for `host_lost_after`. Work that waits for hosts waits no longer for this one.
+    Lost,
+}
+
+/// The state of a host that was last heard of at `seen`.
+pub fn host_state(seen: Option<OffsetDateTime>, now: OffsetDateTime, lost_after: Duration) -> HostState {
+    // A clock that jumped back shows a time in the future; the host was heard of just now then.
+    let silence = match seen {
+        Some(seen) => Duration::try_from(now - seen).unwrap_or_default(),
+        None => return HostState::Lost,
+    };
+    if silence >= lost_after {
+        HostState::Lost
+    } else if silence >= lost_after / 2 {
+        HostState::NotReady
+    } else {
+        HostState::Ready
+    }
+}
+
+/// How often a host reports when nothing changes: a sixth of `lost_after`, so that two lost reports in a row still
+/// leave it READY; at most ten seconds, at least half a second.
+pub fn heartbeat_interval(lost_after: Duration) -> Duration {
+    (lost_after / 6).clamp(Duration::from_millis(500), Duration::from_secs(10))
+}
+
+/// The id of a host that calls itself `host_name`, the `attempt`th (from 0) in the search for one that is free:
+/// the first label in lower case, other characters as hyphens, from the second attempt on with a number.
+pub fn host_id(host_name: &str, attempt: u32) -> Id {
+    let label = host_name.split('.').next().unwrap_or_default();
+    let mut id = String::new();
+    for c in label.chars().map(|c| c.to_ascii_lowercase()) {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            id.push(c);
+        } else if !id.is_empty() && !id.ends_with('-') {
+            id.push('-');
+        }
+    }
+    // 63 is the longest id; eleven characters are the longest hyphen and number.
+    id.truncate(52);
+    let id = id.trim_end_matches('-');
+    let id = if id.is_empty() { "host" } else { id };
+    let id = match attempt {
+        0 => id.to_owned(),
+        n => format!("{id}-{}", u64::from(n) + 1),
+    };
+    id.parse().expect("1 to 63 letters, digits and inner hyphens, by the lines above")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOST_AFTER: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_host_goes_from_ready_over_not_ready_to_lost_as_silence_grows() {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let state = |seconds: i64| host_state(Some(now - time::Duration::seconds(seconds)), now, LOST_AFTER);
+        assert_eq!(state(0), HostState::Ready);
+        assert_eq!(state(29), HostState::Ready);
+        assert_eq!(state(30), HostState::NotReady);
+        assert_eq!(state(59), HostState::NotReady);
+        assert_eq!(state(60), HostState::Lost);
+        assert_eq!(state(-5), HostState::Ready, "a clock that jumped back loses no host");
+        assert_eq!(host_state(None, now, LOST_AFTER), HostState::Lost);
+    }
+
+    #[test]
+    fn two_lost_heartbeats_leave_a_host_ready() {
+        for seconds in [4, 30, 60, 600] {
+            let lost_after = Duration::from_secs(seconds);
+            assert!(heartbeat_interval(lost_after) * 3 <= lost_after / 2, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_host_id_is_made_of_the_first_label_of_its_name() {
+        for (name, expected) in [
+            ("gpu-1", "gpu-1"),
+            ("GPU_1.cluster.local", "gpu-1"),
+            ("--x--", "x"),
+            ("", "host"),
+            ("...", "host"),
+            ("../../etc", "host"),
+            ("ünïx", "n-x"),
+        ] {
+            assert_eq!(host_id(name, 0).as_str(), expected, "{name}");
+        }
+        assert_eq!(host_id("gpu-1", 1).as_str(), "gpu-1-2");
+        assert_eq!(host_id("gpu-1", 2).as_str(), "gpu-1-3");
+        assert_eq!(host_id(&"a".repeat(300), u32::MAX).as_str().len(), 63);
+    }
+}

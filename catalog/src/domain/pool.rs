@@ -1,0 +1,187 @@
+//! Pools: groups of hosts, which projects they admit, and which Unix group may enter a project's mounts on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::names::{PoolName, ProjectName};
+use super::{Meta, Texts, TextsChange, Violations};
+
+/// Projects that one pool can name. More than that is what `*` is for.
+const ADMITTED_MAX: usize = 10_000;
+/// Longest name of a group that useradd(8) makes.
+const GROUP_NAME_BYTES_MAX: usize = 32;
+
+/// A group of compute hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// What every resource has.
+    pub meta: Meta,
+    /// Who may activate on it.
+    pub admission: Admission,
+    /// Who may enter the mounts of a project.
+    pub groups: BTreeMap<ProjectName, GroupName>,
+}
+
+/// A pool to create.
+#[derive(Clone, Debug)]
+pub struct NewPool {
+    /// What people say of it.
+    pub texts: Texts,
+    /// Who may activate on it.
+    pub admission: Admission,
+    /// Who may enter the mounts of a project.
+    pub groups: BTreeMap<ProjectName, GroupName>,
+}
+
+/// A change of a pool.
+#[derive(Clone, Debug, Default)]
+pub struct PoolChange {
+    /// What people say of it.
+    pub texts: TextsChange,
+    /// Who may activate on it.
+    pub admission: Option<Admission>,
+    /// Who may enter the mounts of a project.
+    pub groups: Option<BTreeMap<ProjectName, GroupName>>,
+    /// The state it was made from.
+    pub etag: String,
+}
+
+impl PoolChange {
+    /// The fields that are given, for the audit.
+    pub fn fields(&self) -> Vec<&'static str> {
+        let mut fields: Vec<_> = self.texts.fields().collect();
+        fields.extend(self.admission.is_some().then_some("admitted_projects"));
+        fields.extend(self.groups.is_some().then_some("project_groups"));
+        fields
+    }
+}
+
+/// Which projects may activate on a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// All of them.
+    Every,
+    /// These.
+    Only(BTreeSet<ProjectName>),
+}
+
+impl Admission {
+    /// Whether a project may.
+    pub fn admits(&self, project: &ProjectName) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Only(projects) => projects.contains(project),
+        }
+    }
+
+    /// Reads a list of project names, or `*`. Notes what is wrong under `field`.
+    pub fn parse(texts: &[String], field: &str, violations: &mut Violations) -> Self {
+        if texts.len() > ADMITTED_MAX {
+            violations.add(field, format!("it names {} projects; at most {ADMITTED_MAX} are kept, `*` admits all", texts.len()));
+            return Self::Every;
+        }
+        if texts.iter().any(|text| text == "*") {
+            if texts.len() > 1 {
+                violations.add(field, "`*` admits every project already; leave the others out");
+            }
+            return Self::Every;
+        }
+        let mut projects = BTreeSet::new();
+        for (n, text) in texts.iter().enumerate() {
+            projects.extend(violations.take(format!("{field}[{n}]"), text.parse::<ProjectName>()));
+        }
+        Self::Only(projects)
+    }
+
+    /// As it is stored and shown.
+    pub fn to_texts(&self) -> Vec<String> {
+        match self {
+            Self::Every => vec!["*".to_owned()],
+            Self::Only(projects) => projects.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Name of a Unix group. A number is none: it would be taken for a gid, and gids differ from host to host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupName(Box<str>);
+
+impl GroupName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for GroupName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+        let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let good = text.len() <= GROUP_NAME_BYTES_MAX && text.starts_with(first) && text.chars().all(rest);
+        if !good {
+            return Err(
+                "it is no name of a Unix group; use 1 to 32 letters, digits, `_`, `-` and `.`, beginning with a letter"
+                    .into(),
+            );
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// Reads project names with their groups. Notes what is wrong under `field`.
+pub fn parse_groups<'a>(
+    entries: impl IntoIterator<Item = (&'a String, &'a String)>,
+    field: &str,
+    violations: &mut Violations,
+) -> BTreeMap<ProjectName, GroupName> {
+    let mut groups = BTreeMap::new();
+    for (project, group) in entries {
+        let at = format!("{field}[{project:?}]");
+        let name = violations.take(at.clone(), project.parse::<ProjectName>());
+        let group = violations.take(at, group.parse::<GroupName>());
+        groups.extend(name.zip(group));
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ProjectName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_pool_admits_the_projects_it_names_or_all() {
+        let mut violations = Violations::default();
+        let only = Admission::parse(&["projects/ml".into()], "f", &mut violations);
+        assert!(only.admits(&name("projects/ml")) && !only.admits(&name("projects/web")));
+        assert!(Admission::parse(&["*".into()], "f", &mut violations).admits(&name("projects/web")));
+        assert!(!Admission::parse(&[], "f", &mut violations).admits(&name("projects/ml")), "nobody by default");
+        assert!(violations.is_empty());
+        assert_eq!(only.to_texts(), ["projects/ml"]);
+    }
+
+    #[test]
+    fn wrong_names_are_told_all_at_once() {
+        let mut violations = Violations::default();
+        Admission::parse(&["ml".into(), "projects/ok".into(), "".into()], "pool.admitted_projects", &mut violations);
+        Admission::parse(&["*".into(), "projects/ok".into()], "pool.admitted_projects", &mut violations);
+        let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["pool.admitted_projects[0]", "pool.admitted_projects[2]", "pool.admitted_projects"]);
+    }
+
+    #[test]
+    fn a_group_is_a_name_and_never_a_number_or_an_option() {
+        for good in ["ml-team", "_x", "A.b"] {
+            assert!(good.parse::<GroupName>().is_ok(), "{good}");
+        }
+        for bad in ["", "0", "1000", "-x", "a b", "a\n", "ä", &"g".repeat(33), "a:b", "../x"] {
+            assert!(bad.parse::<GroupName>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Which stream of each host is its newest, and which hosts were heard of since somebody last wrote it down. Memory
+//! only: after a restart of the catalog every host dials again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// The open streams of this server.
+#[derive(Default)]
+pub struct Streams {
+    // Neither lock is held while the other is taken, nor across an await.
+    open: Mutex<Open>,
+    heard: Mutex<HashMap<Uuid, OffsetDateTime>>,
+}
+
+#[derive(Default)]
+struct Open {
+    next_number: u64,
+    by_host: HashMap<Uuid, (u64, CancellationToken)>,
+}
+
+/// The newest stream of a host, as long as `superseded` is not cancelled. Dropping it ends it.
+pub struct OpenStream {
+    streams: Arc<Streams>,
+    host_uid: Uuid,
+    number: u64,
+    /// Cancelled when a newer stream of the same host has begun, or the host was deleted.
+    pub superseded: CancellationToken,
+}
+
+impl Streams {
+    /// Begins a stream of a host and ends an older one.
+    pub fn open(self: &Arc<Self>, host_uid: Uuid) -> OpenStream {
+        let superseded = CancellationToken::new();
+        let mut open = self.open.lock();
+        let number = open.next_number;
+        open.next_number += 1;
+        if let Some((_, older)) = open.by_host.insert(host_uid, (number, superseded.clone())) {
+            older.cancel();
+        }
+        OpenStream { streams: Arc::clone(self), host_uid, number, superseded }
+    }
+
+    /// Ends the stream of a host that is one no longer.
+    pub fn end(&self, host_uid: Uuid) {
+        if let Some((_, stream)) = self.open.lock().by_host.remove(&host_uid) {
+            stream.cancel();
+        }
+    }
+
+    /// Whether a host has a stream here.
+    pub fn is_open(&self, host_uid: Uuid) -> bool {
+        self.open.lock().by_host.contains_key(&host_uid)
+    }
+
+    /// Notes that a host was heard of.
+    pub fn heard(&self, host_uid: Uuid, now: OffsetDateTime) {
+        self.heard.lock().insert(host_uid, now);
+    }
+
+    /// Takes what was noted since the last time, to write it down in one go: a host costs one row a flush, however
+    /// often it reports.
+    pub fn take_heard(&self) -> Vec<(Uuid, OffsetDateTime)> {
+        self.heard.lock().drain().collect()
+    }
+
+    /// Puts back what could not be written, unless something newer was noted meanwhile.
+    pub fn put_back(&self, heard: Vec<(Uuid, OffsetDateTime)>) {
+        let mut notes = self.heard.lock();
+        for (host_uid, time) in heard {
+            notes.entry(host_uid).or_insert(time);
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut open = self.streams.open.lock();
+        if open.by_host.get(&self.host_uid).is_some_and(|(number, _)| *number == self.number) {
+            open.by_host.remove(&self.host_uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Uuid = Uuid::from_u128(1);
+
+    #[test]
+    fn a_newer_stream_ends_the_older_and_outlives_its_end() {
+        let streams = Arc::new(Streams::default());
+        let older = streams.open(HOST);
+        let newer = streams.open(HOST);
+        assert!(older.superseded.is_cancelled() && !newer.superseded.is_cancelled());
+        drop(older);
+        assert!(streams.is_open(HOST), "the end of the older is not the end of the newer");
+        drop(newer);
+        assert!(!streams.is_open(HOST));
+    }
+
+    #[test]
+    fn a_host_that_is_one_no_longer_loses_its_stream() {
+        let streams = Arc::new(Streams::default());
+        let stream = streams.open(HOST);
+        streams.end(HOST);
+        assert!(stream.superseded.is_cancelled() && !streams.is_open(HOST));
+    }
+
+    #[test]
+    fn many_heartbeats_are_one_note() {
+        let streams = Streams::default();
+        let start = OffsetDateTime::UNIX_EPOCH;
+        for n in 0..10 {
+            streams.heard(HOST, start + time::Duration::seconds(n));
+        }
+        let heard = streams.take_heard();
+        assert_eq!(heard, [(HOST, start + time::Duration::seconds(9))]);
+        assert!(streams.take_heard().is_empty());
+        streams.heard(HOST, start + time::Duration::seconds(20));
+        streams.put_back(heard);
+        assert_eq!(streams.take_heard(), [(HOST, start + time::Duration::seconds(20))]);
+    }
+}

@@ -1,0 +1,41 @@
+//! Activations: wishes. How far the hosts are follows from assignments and mounts.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "activation")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub uid: Uuid,
+    pub id: String,
+    pub display_name: String,
+    pub description: String,
+    pub labels: String,
+    pub creator: String,
+    pub create_time: i64,
+    pub update_time: i64,
+    pub version: i64,
+    pub project_uid: Uuid,
+    pub target: String,
+    pub target_uid: Uuid,
+    pub connector_uid: Uuid,
+    pub publication_uid: Option<Uuid>,
+    pub pool_uid: Uuid,
+    pub pool: String,
+    pub asked_mode: Option<String>,
+    pub end_time: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {
+    #[sea_orm(belongs_to = "super::project::Entity", from = "Column::ProjectUid", to = "super::project::Column::Uid")]
+    Project,
+}
+
+impl Related<super::project::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Project.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}
