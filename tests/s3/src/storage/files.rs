@@ -36,7 +36,7 @@ impl FileStorage {
         let blobs = dir.join("blobs");
         std::fs::create_dir_all(&blobs)?;
         let (journal, entries) = Journal::open(&dir.join("journal"))?;
-        let last = blob_numbers(&blobs)?.into_iter().max();
+        let last = blob_files(&blobs)?.into_iter().map(|(number, _)| number).max();
         let storage = Self {
             blobs,
             next_blob: AtomicU64::new(last.map_or(1, |last| last + 1)),
@@ -56,9 +56,9 @@ impl FileStorage {
         self.journal.lock().rewrite(entries)?;
         let kept: std::collections::HashSet<u64> =
             entries.iter().flat_map(Entry::extents).map(|e| e.0).collect();
-        for number in blob_numbers(&self.blobs)? {
+        for (number, path) in blob_files(&self.blobs)? {
             if !kept.contains(&number) {
-                std::fs::remove_file(blob_path(&self.blobs, number))?;
+                std::fs::remove_file(path)?;
             }
         }
         Ok(())
@@ -221,18 +221,19 @@ fn blob_path(blobs: &Path, number: u64) -> PathBuf {
     folder(blobs, number).join(format!("{number:010x}"))
 }
 
-fn blob_numbers(blobs: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
+fn blob_files(blobs: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
     for folder in std::fs::read_dir(blobs)? {
         for blob in std::fs::read_dir(folder?.path())? {
-            if let Some(number) = blob?
+            let blob = blob?;
+            if let Some(number) = blob
                 .file_name()
                 .to_str()
                 .and_then(|name| u64::from_str_radix(name, 16).ok())
             {
-                numbers.push(number);
+                files.push((number, blob.path()));
             }
         }
     }
-    Ok(numbers)
+    Ok(files)
 }
