@@ -9,7 +9,7 @@
 mod body;
 mod failure;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};

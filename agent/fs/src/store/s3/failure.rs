@@ -115,6 +115,10 @@ fn local(error: &(dyn Error + 'static), made: bool) -> Failure {
                 code: forbidden.to_string(),
             });
         }
+        // The layers above say no more than «connect error».
+        if let Some(connect) = cause.downcast_ref::<ConnectError>() {
+            return unavailable(connect);
+        }
         if let Some(credentials) = cause.downcast_ref::<CredentialsError>() {
             return never(StoreError::Denied {
                 code: format!("no credentials: {}", chain(credentials)),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! MOORING_TEST_S3_ENDPOINT=http://127.0.0.1:7070 MOORING_TEST_S3_BUCKET=bucket \
-//! AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… cargo test -p mooring-fs store::s3 -- --ignored
+//! AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… [MOORING_TEST_S3_CA=ca.pem] \
+//! cargo test -p mooring-fs -- --ignored
 //! ```
 
 use std::io::Write;
@@ -38,13 +39,14 @@ fn options(endpoint: String, bucket: String, credential: Credential) -> S3Option
         path_style: true,
         credential,
         rules: AddressRules::anything(),
-        extra_ca_file: None,
+        extra_ca_file: std::env::var_os("MOORING_TEST_S3_CA").map(PathBuf::from),
         deadlines: Deadlines::default(),
         jitter_seed: 1,
     }
 }
 
-fn store() -> S3Store {
+/// The bucket that the environment names.
+pub(crate) fn store() -> S3Store {
     let credential = Credential::live(LiveCredential::new(key_of_environment()));
     let bucket = variable("MOORING_TEST_S3_BUCKET");
     S3Store::new(options(variable("MOORING_TEST_S3_ENDPOINT"), bucket, credential)).unwrap()
@@ -405,6 +407,24 @@ async fn a_replaced_key_works_at_once_and_a_wrong_one_is_denied() {
     ));
     let absent = elsewhere.unwrap().list(request).await;
     assert!(matches!(absent, Err(StoreError::NoSuchBucket)), "{absent:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs an S3 server"]
+async fn the_key_of_the_environment_signs() {
+    let http = HttpOptions {
+        rules: AddressRules::anything(),
+        extra_ca_file: None,
+        deadlines: Deadlines::default(),
+    };
+    let environment = Credential::from_environment(None, PooledClient::new(http).unwrap()).await;
+    let (endpoint, bucket) = (
+        variable("MOORING_TEST_S3_ENDPOINT"),
+        variable("MOORING_TEST_S3_BUCKET"),
+    );
+    let store = S3Store::new(options(endpoint, bucket, environment.credential)).unwrap();
+    let absent = store.head(&Key::new("absent")).await;
+    assert!(matches!(absent, Err(StoreError::NotFound)), "{absent:?}");
 }
 
 #[tokio::test]
