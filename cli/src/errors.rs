@@ -92,9 +92,9 @@ pub(crate) fn code(status: &Status) -> Code {
 fn report_status(status: &Status, endpoint: &str, arguments: &[Argument]) -> String {
     let code = code(status);
     let details = status.get_error_details();
-    let mut text = format!("error: {}\n", headline(status, code, endpoint));
+    let mut text = format!("error: {}\n", headline(status, code, endpoint, &details));
     fields(&mut text, &details, arguments);
-    preconditions(&mut text, &details);
+    preconditions(&mut text, &details, status.message());
     permission(&mut text, &details, status.message());
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         let _ = writeln!(text, "  try again in {} s", delay.as_secs().max(1));
@@ -118,12 +118,24 @@ fn report_status(status: &Status, endpoint: &str, arguments: &[Argument]) -> Str
     text
 }
 
-fn headline(status: &Status, code: Code, endpoint: &str) -> String {
+fn headline(status: &Status, code: Code, endpoint: &str, details: &ErrorDetails) -> String {
     if let Some(dial) = DialError::find(status) {
         let cause = std::error::Error::source(dial)
             .map(|cause| format!(" ({cause})"))
             .unwrap_or_default();
         return format!("{dial}{cause}");
+    }
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.as_slice())
+        .unwrap_or_default();
+    if !violations.is_empty()
+        && violations
+            .iter()
+            .all(|one| status.message().contains(&one.description))
+    {
+        // The message repeats the fields, which follow below by their flags.
+        return "the catalog refuses these values".to_owned();
     }
     match code {
         Code::DeadlineExceeded if status.message().is_empty() || status.source_is_timeout() => {
@@ -165,13 +177,12 @@ fn fields(text: &mut String, details: &ErrorDetails, arguments: &[Argument]) {
         .map(|bad| bad.field_violations.as_slice())
         .unwrap_or_default()
     {
-        let name =
-            argument_of(&violation.field, arguments).map_or_else(|| clean(&violation.field), Argument::shown);
-        let description = clean(&violation.description);
-        let _ = if name.is_empty() {
-            writeln!(text, "  {description}")
-        } else {
-            writeln!(text, "  {name}: {description}")
+        let (field, description) = (clean(&violation.field), clean(&violation.description));
+        // By its flag for people, and by its path for whoever reads the protos.
+        let _ = match argument_of(&violation.field, arguments) {
+            Some(argument) => writeln!(text, "  {} ({field}): {description}", argument.shown()),
+            None if field.is_empty() => writeln!(text, "  {description}"),
+            None => writeln!(text, "  {field}: {description}"),
         };
     }
 }
@@ -194,42 +205,43 @@ fn argument_of<'a>(field: &str, arguments: &'a [Argument]) -> Option<&'a Argumen
         .or_else(|| arguments.iter().find(ends_in))
 }
 
-fn preconditions(text: &mut String, details: &ErrorDetails) {
-    for violation in details
+fn preconditions(text: &mut String, details: &ErrorDetails, message: &str) {
+    let violations = details
         .precondition_failure()
         .map(|failure| failure.violations.as_slice())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    for violation in violations
+        .iter()
+        .filter(|one| !message.contains(&one.description))
     {
         let (subject, description) = (clean(&violation.subject), clean(&violation.description));
-        let _ = match (subject.is_empty(), description.is_empty()) {
-            (true, _) => writeln!(text, "  {description}"),
-            (false, true) => writeln!(text, "  {subject}"),
-            (false, false) => writeln!(text, "  {subject}: {description}"),
+        let _ = match subject.is_empty() {
+            true => writeln!(text, "  {description}"),
+            false => writeln!(text, "  {subject}: {description}"),
         };
     }
 }
 
 /// What the server says about a missing permission beyond its message, and how to find out who can give it.
 fn permission(text: &mut String, details: &ErrorDetails, message: &str) {
-    let Some(info) = details.error_info() else {
+    let metadata = |key: &str| Some(clean(details.error_info()?.metadata.get(key)?));
+    let (Some(permission), Some(resource)) = (metadata("permission"), metadata("resource")) else {
         return;
     };
-    let mut entries: Vec<(&String, &String)> = info.metadata.iter().collect();
-    entries.sort();
-    for (key, value) in entries {
-        if !value.is_empty() && !message.contains(value.as_str()) {
-            let _ = writeln!(text, "  {}: {}", clean(key).replace('_', " "), clean(value));
+    let told = [
+        ("missing", metadata("permission")),
+        ("on", metadata("resource")),
+        ("needed", metadata("role_needed")),
+    ];
+    for (word, value) in told {
+        if let Some(value) = value.filter(|value| !value.is_empty() && !message.contains(value)) {
+            let _ = writeln!(text, "  {word}: {value}");
         }
     }
-    if let (Some(permission), Some(resource)) =
-        (info.metadata.get("permission"), info.metadata.get("resource"))
-    {
-        let (permission, resource) = (clean(permission), clean(resource));
-        let _ = writeln!(
-            text,
-            "  who can grant it: mooring access explain {resource} --permission {permission}"
-        );
-    }
+    let _ = writeln!(
+        text,
+        "  who can grant it: mooring access explain {resource} --permission {permission}"
+    );
 }
 
 fn remedy(code: Code, status: &Status) -> Option<&'static str> {

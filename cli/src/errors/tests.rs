@@ -38,8 +38,9 @@ fn a_refused_field_is_named_by_its_flag() {
     assert_eq!(code, 13);
     assert_eq!(
         text,
-        "error: 2 fields are wrong\n  --bucket: must not contain dots\n  --mount-name: must not contain slashes\n  \
-         --labels: too long\n  elsewhere: wrong\n"
+        "error: 2 fields are wrong\n  --bucket (connector.bucket): must not contain dots\n  \
+         --mount-name (mount_name): must not contain slashes\n  --labels (connector.labels[2]): too long\n  \
+         elsewhere: wrong\n"
     );
 }
 
@@ -58,9 +59,34 @@ fn a_denial_names_the_permission_and_who_can_help() {
     assert_eq!(code, 17);
     assert_eq!(
         text,
-        "error: not allowed\n  permission: connectors.create\n  resource: projects/ml\n  \
+        "error: not allowed\n  missing: connectors.create\n  on: projects/ml\n  \
          who can grant it: mooring access explain projects/ml --permission connectors.create\n"
     );
+}
+
+#[test]
+fn a_message_that_repeats_its_details_is_not_shown_twice() {
+    let details =
+        ErrorDetails::with_bad_request(vec![FieldViolation::new("connector.bucket", "it has dots")]);
+    let (_, text) = report(Status::with_error_details(
+        Code::InvalidArgument,
+        "connector.bucket: it has dots",
+        details,
+    ));
+    assert_eq!(
+        text,
+        "error: the catalog refuses these values\n  --bucket (connector.bucket): it has dots\n"
+    );
+
+    let problem = "projects/ml/connectors/lake is used by projects/ml/activations/a; deactivate it first";
+    let details =
+        ErrorDetails::with_precondition_failure_violation("InUse", "projects/ml/connectors/lake", problem);
+    let (code, text) = report(Status::with_error_details(
+        Code::FailedPrecondition,
+        problem,
+        details,
+    ));
+    assert_eq!((code, text), (19, format!("error: {problem}\n")));
 }
 
 #[test]
