@@ -83,6 +83,11 @@ impl Connection {
         set_socket_timeout(&self.socket, Timeout::Send, deadline).map_err(failed)
     }
 
+    /// Bounds every later send, and lets receiving wait for ever: for a worker, which waits for questions.
+    pub fn set_send_deadline(&self, deadline: Duration) -> Result<(), TransportError> {
+        set_socket_timeout(&self.socket, Timeout::Send, Some(deadline)).map_err(failed)
+    }
+
     /// Sends one message, and with it a duplicate of `descriptor`.
     pub fn send<M: Serialize>(
         &self,

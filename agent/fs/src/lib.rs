@@ -3,5 +3,19 @@
 //! The data's way: `fuse` → `filesystem` → `namespace`, `reader`, `writer` → `cache`, `budget` → `store`.
 //! This crate knows no catalog, no gRPC and no permission: it serves one bucket at one mount point.
 
+pub mod budget;
+pub mod clock;
+pub mod control;
 pub mod credentials;
+pub mod errno;
+pub mod error;
+pub mod filesystem;
+pub mod fuse;
+pub mod handle;
+pub mod mount;
+pub mod namespace;
+pub mod offload;
+pub mod options;
+pub mod reader;
 pub mod store;
+pub mod writer;

@@ -1,0 +1,387 @@
+//! A supervised mount: the agent connects to our socket, sends what to serve, asks how it does, and may
+//! die and come back meanwhile.
+//!
+//! The worker ends when its mount is unmounted, or when no agent has started it in time. It never mounts
+//! and never unmounts.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fuser::SessionACL;
+use mooring_control::{
+    Connection, EndpointRules, FromWorker, HiddenKeys, Listener, MountActivity, PROTOCOL_VERSION, ToWorker,
+    TransportError, WorkerConfig, WorkerStatus,
+};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use crate::credentials::{AccessKey, Credential, LiveCredential};
+use crate::filesystem::{Filesystem, Presentation, Settings};
+use crate::fuse::Fuse;
+use crate::mount::{MountError, fuse_threads, open_filesystem, runtime, set_read_ahead_of};
+use crate::namespace::names::Prefix;
+use crate::store::Deadlines;
+use crate::store::address::{AddressRules, Network};
+use crate::store::s3::S3Options;
+
+/// A worker that nobody starts within this time has lost its agent: it ends, and the agent makes another.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Conversations at the same time: the agent's, one more while it restarts, and a person's for status.
+const CONVERSATIONS_MAX: usize = 8;
+
+/// An answer is taken from the socket's buffer at once by an agent that lives.
+const SEND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long an ending worker goes on uploading.
+const UPLOAD_GRACE: Duration = Duration::from_secs(300);
+
+/// What ends a worker.
+enum Event {
+    Started,
+    StartFailed,
+    Unmounted,
+}
+
+struct Worker {
+    runtime: Handle,
+    served: Mutex<Option<Arc<Served>>>,
+    events: mpsc::UnboundedSender<Event>,
+    conversations: AtomicUsize,
+}
+
+struct Served {
+    assignment_uid: String,
+    filesystem: Arc<Filesystem>,
+    credential: Arc<LiveCredential>,
+}
+
+/// Serves one mount; returns when it is unmounted.
+pub fn serve(path: &Path) -> Result<(), MountError> {
+    let listener = Listener::bind(path).map_err(|error| {
+        MountError::new(
+            format!("the socket {} cannot be made: {error}", path.display()),
+            "its folder must exist and be writable, and the path shorter than 108 bytes",
+        )
+    })?;
+    let runtime = runtime()?;
+    // At most three events ever come, one of each.
+    let (events, mut happened) = mpsc::unbounded_channel();
+    let worker = Arc::new(Worker {
+        runtime: runtime.handle().clone(),
+        served: Mutex::new(None),
+        events,
+        conversations: AtomicUsize::new(0),
+    });
+    let accepting = Arc::clone(&worker);
+    let socket = path.to_owned();
+    std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || accepting.accept(&listener))
+        .map_err(|error| MountError::new(format!("threads cannot be started: {error}"), "raise the limit"))?;
+    let outcome = runtime.block_on(wait(&mut happened));
+    let served = worker.served.lock().clone();
+    let clean = match served {
+        Some(served) => runtime.block_on(served.filesystem.stop(UPLOAD_GRACE)),
+        None => true,
+    };
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    // The thread that owns the listener never ends by itself.
+    let _ = std::fs::remove_file(socket);
+    outcome?;
+    if clean {
+        Ok(())
+    } else {
+        Err(MountError::new(
+            "some files could not be uploaded and are lost",
+            "see the log for their names",
+        ))
+    }
+}
+
+async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<(), MountError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    match tokio::time::timeout(START_DEADLINE, happened.recv()).await {
+        Ok(Some(Event::Started)) => {}
+        Ok(Some(Event::Unmounted)) => return Ok(()),
+        Ok(Some(Event::StartFailed) | None) => {
+            return Err(MountError::new(
+                "the mount could not be started",
+                "the agent has been told the reason",
+            ));
+        }
+        Err(_) => {
+            return Err(MountError::new(
+                "no agent has started this worker",
+                "nothing: the agent makes another",
+            ));
+        }
+    }
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        happened.recv().await;
+        return Ok(());
+    };
+    tokio::select! {
+        // Both arms are cancel-safe: the process ends after either.
+        _ = happened.recv() => {}
+        _ = terminate.recv() => tracing::warn!("a signal ends the worker while its mount is in use"),
+    }
+    Ok(())
+}
+
+impl Worker {
+    fn accept(self: Arc<Worker>, listener: &Listener) {
+        loop {
+            let connection = match listener.accept() {
+                Ok(connection) => connection,
+                Err(error @ TransportError::ForeignPeer { .. }) => {
+                    tracing::warn!(%error, "a connection is refused");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the control socket fails");
+                    // Nothing to wait for but better times; the mount goes on.
+                    std::thread::sleep(Duration::from_secs(1));
+                    continue;
+                }
+            };
+            if self.conversations.fetch_add(1, Ordering::Relaxed) >= CONVERSATIONS_MAX {
+                self.conversations.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let worker = Arc::clone(&self);
+            let spawned = std::thread::Builder::new()
+                .name("conversation".to_owned())
+                .spawn(move || {
+                    match worker.converse(&connection) {
+                        Ok(()) | Err(TransportError::Closed) => {}
+                        Err(error) => tracing::warn!(%error, "a conversation with the agent ends"),
+                    }
+                    worker.conversations.fetch_sub(1, Ordering::Relaxed);
+                });
+            if spawned.is_err() {
+                self.conversations.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn converse(&self, connection: &Connection) -> Result<(), TransportError> {
+        connection.set_send_deadline(SEND_DEADLINE)?;
+        loop {
+            let (message, descriptor) = connection.receive::<ToWorker>()?;
+            let answer = match message {
+                ToWorker::Hello { version } if version == PROTOCOL_VERSION => self.hello(),
+                ToWorker::Hello { version } => FromWorker::Failed {
+                    reason: format!("the agent speaks version {version}, this worker {PROTOCOL_VERSION}"),
+                    remedy: "start the worker of the agent's own version".to_owned(),
+                },
+                ToWorker::Start { config } => match self.start(config, descriptor) {
+                    Ok(()) => FromWorker::Started,
+                    Err(error) => {
+                        connection.send(&failed(error), None)?;
+                        if self.served.lock().is_none() {
+                            let _ = self.events.send(Event::StartFailed);
+                        }
+                        continue;
+                    }
+                },
+                ToWorker::SetCredential { credential } => match self.served.lock().clone() {
+                    Some(served) => {
+                        served.credential.replace(access_key(&credential));
+                        tracing::info!(access_key_id = credential.access_key_id, "a new key is in use");
+                        FromWorker::Status(self.status())
+                    }
+                    None => failed(MountError::new("no mount is served yet", "send Start first")),
+                },
+                ToWorker::Status => FromWorker::Status(self.status()),
+                ToWorker::Stop { grace } => {
+                    if let Some(served) = self.served.lock().clone() {
+                        let upload = served.filesystem.upload_everything();
+                        // Whether all is uploaded is in the status that follows.
+                        let _ = self
+                            .runtime
+                            .block_on(async { tokio::time::timeout(grace, upload).await });
+                    }
+                    FromWorker::Status(self.status())
+                }
+            };
+            connection.send(&answer, None)?;
+        }
+    }
+
+    fn hello(&self) -> FromWorker {
+        let served = self.served.lock();
+        FromWorker::Hello {
+            version: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            started: served.is_some(),
+            assignment_uid: served.as_ref().map(|served| served.assignment_uid.clone()),
+        }
+    }
+
+    fn start(&self, config: WorkerConfig, descriptor: Option<OwnedFd>) -> Result<(), MountError> {
+        if self.served.lock().is_some() {
+            return Err(MountError::new(
+                "this worker serves a mount already",
+                "start another worker",
+            ));
+        }
+        let descriptor = descriptor
+            .ok_or_else(|| MountError::new("no FUSE descriptor came with the message", "send it along"))?;
+        let assignment_uid = config.assignment_uid.clone();
+        let credential = LiveCredential::new(access_key(&config.credential));
+        let (store, settings) = supervised_settings(config, &credential)?;
+        let filesystem = self.runtime.block_on(open_filesystem(store, settings))?;
+        let connection = fuse_connection(&descriptor);
+        let mut fuse_config = fuser::Config::default();
+        fuse_config.n_threads = Some(fuse_threads());
+        let session = fuser::Session::from_fd(
+            Fuse::new(Arc::clone(&filesystem)),
+            descriptor,
+            SessionACL::All,
+            fuse_config,
+        )
+        .map_err(|error| {
+            MountError::new(
+                format!("the FUSE descriptor does not work: {error}"),
+                "it must be of a fresh mount that nobody serves",
+            )
+        })?;
+        let events = self.events.clone();
+        std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    tracing::error!(%error, "the connection to the kernel ended with an error");
+                }
+                // The receiver is gone when the process is ending anyway.
+                let _ = events.send(Event::Unmounted);
+            })
+            .map_err(|error| {
+                MountError::new(format!("threads cannot be started: {error}"), "raise the limit")
+            })?;
+        if let Some(minor) = connection {
+            set_read_ahead_of(0, minor);
+        }
+        tracing::info!(assignment = assignment_uid, "the mount is served");
+        *self.served.lock() = Some(Arc::new(Served {
+            assignment_uid,
+            filesystem,
+            credential,
+        }));
+        let _ = self.events.send(Event::Started);
+        Ok(())
+    }
+
+    fn status(&self) -> WorkerStatus {
+        let Some(served) = self.served.lock().clone() else {
+            return WorkerStatus::default();
+        };
+        let (open, dirty, uploading, conflict_copies) = served.filesystem.activity();
+        let (count, examples) = served.filesystem.hidden_keys();
+        let health = served.filesystem.health();
+        WorkerStatus {
+            started: true,
+            activity: MountActivity {
+                open_files: open as u64,
+                dirty_files: dirty as u64,
+                uploading_files: uploading as u64,
+                conflict_copies,
+            },
+            hidden_keys: HiddenKeys { count, examples },
+            store_error: health.store_error,
+            key_refused: health.key_refused,
+            writable: health.writable,
+        }
+    }
+}
+
+fn supervised_settings(
+    config: WorkerConfig,
+    credential: &Arc<LiveCredential>,
+) -> Result<(S3Options, Settings), MountError> {
+    let WorkerConfig {
+        assignment_uid: _,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        path_style,
+        read_only,
+        uid,
+        gid,
+        file_mode,
+        dir_mode,
+        metadata_ttl,
+        cache_dir,
+        endpoint_rules: EndpointRules {
+            allow_http,
+            allowed_networks,
+        },
+        credential: _,
+    } = config;
+    let networks = allowed_networks
+        .iter()
+        .map(|text| text.parse::<Network>())
+        .collect::<Result<_, _>>();
+    let networks = networks.map_err(|error| {
+        MountError::new(
+            format!("allowed_networks: {error}"),
+            "give networks as 10.0.0.0/8",
+        )
+    })?;
+    let store = S3Options {
+        endpoint: Some(endpoint),
+        region,
+        bucket,
+        path_style,
+        credential: Credential::live(Arc::clone(credential)),
+        rules: AddressRules::guarded(allow_http, networks),
+        extra_ca_file: None,
+        deadlines: Deadlines::default(),
+        jitter_seed: u64::from(std::process::id()),
+    };
+    let settings = Settings {
+        prefix: Prefix::new(&prefix),
+        read_only,
+        metadata_ttl,
+        presentation: Presentation {
+            uid,
+            gid,
+            // Set-id bits never apply, whoever asks for them.
+            file_mode: (file_mode & 0o777) as u16,
+            dir_mode: (dir_mode & 0o777) as u16,
+        },
+        staging: cache_dir.join("staging"),
+    };
+    Ok((store, settings))
+}
+
+fn access_key(credential: &mooring_control::Credential) -> AccessKey {
+    AccessKey {
+        id: credential.access_key_id.clone(),
+        secret: Zeroizing::new(credential.secret_access_key.expose().to_owned()),
+        session_token: None,
+    }
+}
+
+/// Number of the kernel's FUSE connection, which is also the minor number of the mount's device. Newer
+/// kernels tell it; with older ones the read-ahead is the agent's business.
+fn fuse_connection(descriptor: &OwnedFd) -> Option<u32> {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("fuse_connection:"))?;
+    line.trim().parse().ok()
+}
+
+fn failed(error: MountError) -> FromWorker {
+    let MountError { reason, remedy } = error;
+    FromWorker::Failed { reason, remedy }
+}

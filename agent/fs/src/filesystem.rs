@@ -1,0 +1,351 @@
+//! The operations of the filesystem, on our own types: what `fuse.rs` calls, one method per operation.
+//!
+//! Each is a future that is ready at once when memory has the answer. It knows no kernel types and no
+//! error numbers. Operations on files, folders, removal and renames live in files of their own below.
+//!
+//! Attributes: owner, group and permission bits are the mount's, for all files alike; changing them is
+//! accepted and has no effect, so that `cp -p`, `tar` and `rsync` work. A modification time that an
+//! application sets is kept while the kernel knows the file, and stored with the object (metadata `mtime`,
+//! as s3fs does) when the file is next uploaded or renamed.
+
+mod attributes;
+mod files;
+mod folders;
+mod moves;
+mod removal;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::attributes::AttributeChange;
+pub use self::files::{Existing, Opened};
+use crate::error::FsError;
+use crate::handle::Handles;
+use crate::namespace::Namespace;
+use crate::namespace::inode::{Ino, Kind, Table};
+use crate::namespace::names::{FileName, Prefix};
+use crate::namespace::runs::Entry;
+use crate::reader::Reader;
+use crate::store::{ObjectStore, StoreError};
+use crate::writer::Writer;
+
+/// How files and folders look, the same for all of a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Presentation {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Permission bits of folders.
+    pub dir_mode: u16,
+}
+
+/// What a mount is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Only keys below it.
+    pub prefix: Prefix,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// How long names, sizes and listings are believed.
+    pub metadata_ttl: Duration,
+    /// How files look.
+    pub presentation: Presentation,
+    /// Folder for staged writes; exists, and is this mount's alone.
+    pub staging: std::path::PathBuf,
+}
+
+/// The parts that a filesystem is built from.
+pub struct Parts {
+    /// The bucket.
+    pub store: Arc<dyn ObjectStore>,
+    /// Reads its objects.
+    pub reader: Reader,
+    /// Where futures run.
+    pub runtime: Handle,
+}
+
+/// One mounted bucket.
+pub struct Filesystem {
+    store: Arc<dyn ObjectStore>,
+    namespace: Arc<Namespace>,
+    reader: Reader,
+    writer: Writer,
+    handles: Handles,
+    presentation: Presentation,
+    read_only: bool,
+    health: Mutex<Health>,
+    /// Uploads hold it shared, renames of folders exclusively: no object may be written below a folder
+    /// between the copy and the deletion of what was there.
+    moving: tokio::sync::RwLock<()>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    runtime: Handle,
+}
+
+/// Attributes as an application sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// Inode number.
+    pub ino: Ino,
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Attributes, and for how long they may be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// How long the kernel may answer with them.
+    pub ttl: Duration,
+}
+
+/// How the store answers.
+#[derive(Clone, Default, Debug)]
+pub struct Health {
+    /// Why the last request failed, unless a later one succeeded.
+    pub store_error: Option<String>,
+    /// Whether it failed because the store refuses the key.
+    pub key_refused: bool,
+    /// Whether the last write was accepted.
+    pub writable: Option<bool>,
+}
+
+impl Filesystem {
+    /// A filesystem that has asked nothing of the store yet.
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Filesystem> {
+        let Settings {
+            prefix,
+            read_only,
+            metadata_ttl,
+            presentation,
+            staging,
+        } = settings;
+        let Parts {
+            store,
+            reader,
+            runtime,
+        } = parts;
+        let tasks = TaskTracker::new();
+        Arc::new(Filesystem {
+            namespace: Arc::new(Namespace::new(
+                Arc::clone(&store),
+                prefix,
+                metadata_ttl,
+                tasks.clone(),
+                runtime.clone(),
+            )),
+            writer: Writer::new(Arc::clone(&store), staging),
+            store,
+            reader,
+            handles: Handles::default(),
+            presentation,
+            read_only,
+            health: Mutex::default(),
+            moving: tokio::sync::RwLock::new(()),
+            tasks,
+            stopping: CancellationToken::new(),
+            runtime,
+        })
+    }
+
+    /// Where futures run.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Owns every task of the filesystem.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Finds a name in a folder. The kernel holds the inode from then on.
+    pub async fn lookup(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
+        let resolved = self.namespace.resolve(parent, name).await?;
+        let mut table = self.namespace.table();
+        let ino = table.attach(
+            parent,
+            name,
+            &resolved.entry,
+            resolved.metadata,
+            resolved.verified,
+        )?;
+        table.remember(ino);
+        let attributes = self.attributes(&table, ino)?;
+        Ok(Found {
+            attributes,
+            ttl: resolved.until.saturating_duration_since(Instant::now()),
+        })
+    }
+
+    /// For how long a name that was not found may be taken as absent.
+    pub fn absence_ttl(&self) -> Duration {
+        self.namespace.ttl()
+    }
+
+    /// An entry that a folder's listing named, as [`Filesystem::lookup`] would find it; `None` if it was
+    /// removed here since.
+    pub fn lookup_listed(
+        &self,
+        parent: Ino,
+        (name, entry): (&FileName, &Entry),
+        (asked, verified): (Instant, Instant),
+    ) -> Option<Found> {
+        let mut table = self.namespace.table();
+        let entry = match table.folder(parent).ok()?.changed_since(name, asked) {
+            Some(newer) => newer?,
+            None => entry.clone(),
+        };
+        let ino = table.attach(parent, name, &entry, None, verified).ok()?;
+        table.remember(ino);
+        let attributes = self.attributes(&table, ino).ok()?;
+        let ttl = (verified + self.namespace.ttl()).saturating_duration_since(Instant::now());
+        Some(Found { attributes, ttl })
+    }
+
+    /// The kernel lets go of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.namespace.table().forget(ino, count);
+    }
+
+    /// Attributes of an inode.
+    pub async fn get_attributes(&self, ino: Ino) -> Result<Found, FsError> {
+        self.namespace.refresh(ino).await?;
+        self.found(ino)
+    }
+
+    /// Notes how an operation that had to ask the store went.
+    pub fn note_answer(&self, result: Result<(), &FsError>) {
+        let mut health = self.health.lock();
+        match result {
+            Ok(()) => {
+                health.store_error = None;
+                health.key_refused = false;
+            }
+            Err(FsError::Store(error)) => {
+                health.store_error = Some(error.to_string());
+                health.key_refused = matches!(error, StoreError::Denied { .. });
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// How the store answers.
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+
+    /// Open files, files with bytes that are not in S3, files being uploaded, conflict copies.
+    pub fn activity(&self) -> (usize, usize, usize, u64) {
+        let edits = self.namespace.table().edits();
+        let dirty = edits.iter().filter(|(_, edit)| edit.is_dirty()).count();
+        let uploading = edits.iter().filter(|(_, edit)| edit.is_uploading()).count();
+        (
+            self.handles.files_open(),
+            dirty,
+            uploading,
+            self.writer.conflicts(),
+        )
+    }
+
+    /// Keys that cannot be shown: how many were met, and the first of them.
+    pub fn hidden_keys(&self) -> (u64, Vec<String>) {
+        self.namespace.hidden().report()
+    }
+
+    /// Uploads everything that is waiting. True if nothing is left.
+    pub async fn upload_everything(&self) -> bool {
+        let edits = self.namespace.table().edits();
+        let mut clean = true;
+        for (ino, _) in edits.into_iter().filter(|(_, edit)| edit.is_dirty()) {
+            if let Err(error) = self.commit(ino).await {
+                clean = false;
+                tracing::error!(ino = ino.0, %error, "a file cannot be uploaded");
+            }
+        }
+        clean
+    }
+
+    /// Ends the filesystem's tasks: uploads what is waiting within `grace`, then gives up.
+    /// True if nothing was lost.
+    pub async fn stop(&self, grace: Duration) -> bool {
+        let clean = tokio::time::timeout(grace, self.upload_everything())
+            .await
+            .unwrap_or(false);
+        self.stopping.cancel();
+        self.tasks.close();
+        // Tasks end at the next await after the cancellation; those that do not are dropped with the runtime.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        clean
+    }
+
+    fn found(&self, ino: Ino) -> Result<Found, FsError> {
+        let table = self.namespace.table();
+        let attributes = self.attributes(&table, ino)?;
+        let ttl = match &table.get(ino)?.kind {
+            Kind::File(file) if file.edit.is_none() => {
+                (file.verified + self.namespace.ttl()).saturating_duration_since(Instant::now())
+            }
+            Kind::File(_) | Kind::Folder(_) => self.namespace.ttl(),
+        };
+        Ok(Found { attributes, ttl })
+    }
+
+    fn attributes(&self, table: &Table, ino: Ino) -> Result<Attributes, FsError> {
+        let Presentation {
+            uid,
+            gid,
+            file_mode,
+            dir_mode,
+        } = self.presentation;
+        Ok(match &table.get(ino)?.kind {
+            Kind::Folder(folder) => Attributes {
+                ino,
+                folder: true,
+                size: 4096,
+                mtime: folder.changed,
+                mode: dir_mode,
+                uid,
+                gid,
+            },
+            Kind::File(file) => Attributes {
+                ino,
+                folder: false,
+                size: file.size(),
+                mtime: file.mtime,
+                mode: file_mode,
+                uid,
+                gid,
+            },
+        })
+    }
+
+    fn writable(&self) -> Result<(), FsError> {
+        if self.read_only {
+            Err(FsError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Folders: opening, listing, making and removing them.
+//!
+//! A folder exists in S3 while a key begins with its name and a slash. `mkdir` makes an object of no bytes
+//! with just that key, the marker; a folder that becomes empty here gets one too, since on a disk it would
+//! stay.
+
+use std::time::Instant;
+
+use super::{Filesystem, Found};
+use crate::clock;
+use crate::error::FsError;
+use crate::handle::{Batch, HandleId};
+use crate::namespace::directory::Directory;
+use crate::namespace::inode::{Ino, Kind, Link, Metadata, ROOT};
+use crate::namespace::names::FileName;
+use crate::namespace::runs::Entry;
+use crate::offload::leave_caller_thread;
+use crate::store::{Key, StoreError, UploadBody, WriteCondition};
+
+/// Entries given out at once: what fits into the largest reply that kernels ask for.
+const BATCH_ENTRIES: usize = 1024;
+
+impl Filesystem {
+    /// Opens a folder, and begins to list it if the last listing is too old.
+    pub fn open_folder(&self, ino: Ino) -> Result<HandleId, FsError> {
+        self.namespace.table().folder(ino)?;
+        let handle = self.handles.open_folder(ino)?;
+        self.namespace.table().opened(ino);
+        // Begin now: the kernel asks for the first entries in a moment.
+        let begun = self.handles.folder(handle)?.view(&self.namespace, 0);
+        if let Err(error) = begun {
+            self.release_folder(handle);
+            return Err(error);
+        }
+        Ok(handle)
+    }
+
+    /// Entries of an open folder from `position` on, waiting for at least one; empty at the end.
+    pub async fn list(&self, handle: HandleId, position: u64) -> Result<Batch, FsError> {
+        let handle = self.handles.folder(handle)?;
+        handle
+            .view(&self.namespace, position)?
+            .entries(position, BATCH_ENTRIES)
+            .await
+    }
+
+    /// Inode of the folder above; the mount's own folder is its own.
+    pub fn parent(&self, ino: Ino) -> Ino {
+        match self.namespace.table().get(ino).map(|inode| inode.link.clone()) {
+            Ok(Link::At(parent, _)) => parent,
+            Ok(Link::Root | Link::Gone) | Err(_) => ROOT,
+        }
+    }
+
+    /// Inode number of an entry, if the kernel already knows it.
+    pub fn known_ino(&self, parent: Ino, name: &FileName) -> Option<Ino> {
+        self.namespace
+            .table()
+            .folder(parent)
+            .ok()?
+            .children
+            .get(name)
+            .copied()
+    }
+
+    /// Closes a folder.
+    pub fn release_folder(&self, handle: HandleId) {
+        if let Some(handle) = self.handles.close_folder(handle) {
+            self.namespace.table().closed(handle.ino);
+        }
+    }
+
+    /// Makes a folder.
+    pub async fn make_folder(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
+        self.writable()?;
+        let marker = {
+            let table = self.namespace.table();
+            self.namespace.folder_key(&table.path_below(parent, name)?)?
+        };
+        match self.namespace.resolve(parent, name).await {
+            Ok(_) => return Err(FsError::Exists),
+            Err(FsError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        leave_caller_thread().await;
+        let made = self.put_marker(&marker, WriteCondition::Absent).await;
+        self.note_write(made.as_ref().err());
+        match made {
+            Err(FsError::Store(StoreError::PreconditionFailed)) => return Err(FsError::Exists),
+            other => other?,
+        }
+        let (now, wall) = (Instant::now(), clock::wall());
+        let ino = {
+            let mut table = self.namespace.table();
+            table.detach(parent, name);
+            let ino = table.insert(parent, name, Kind::Folder(Directory::created(wall, now)));
+            let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), Some(Entry::Folder), Some(now));
+            folder.changed = wall;
+            table.remember(ino);
+            ino
+        };
+        self.found(ino)
+    }
+
+    /// Removes an empty folder.
+    pub async fn remove_folder(&self, parent: Ino, name: &FileName) -> Result<(), FsError> {
+        self.writable()?;
+        if self.namespace.resolve(parent, name).await?.entry != Entry::Folder {
+            return Err(FsError::NotFolder);
+        }
+        leave_caller_thread().await;
+        let path = self.namespace.table().path_below(parent, name)?;
+        let marker = self.require_empty(parent, name, &path).await?;
+        if marker {
+            self.delete_one(self.namespace.folder_key(&path)?).await?;
+        }
+        {
+            let mut table = self.namespace.table();
+            table.detach(parent, name);
+            let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), None, Some(Instant::now()));
+            folder.changed = clock::wall();
+        }
+        self.keep_folder(parent, name).await;
+        Ok(())
+    }
+
+    /// Fails unless nothing is in a folder, here or in S3. Answers whether it has a marker.
+    pub(super) async fn require_empty(
+        &self,
+        parent: Ino,
+        name: &FileName,
+        path: &str,
+    ) -> Result<bool, FsError> {
+        let local = {
+            let table = self.namespace.table();
+            match table.folder(parent)?.children.get(name) {
+                Some(ino) => table.folder(*ino)?.has_local_entries(),
+                None => false,
+            }
+        };
+        if local {
+            return Err(FsError::NotEmpty);
+        }
+        match self.namespace.is_empty(path).await? {
+            (true, marker) => Ok(marker),
+            (false, _) => Err(FsError::NotEmpty),
+        }
+    }
+
+    /// After `gone` left a folder: gives the folder a marker if nothing else keeps it in existence. That it
+    /// could not is only logged, for what was asked has been done.
+    pub(super) async fn keep_folder(&self, folder: Ino, gone: &FileName) {
+        if folder == ROOT {
+            return;
+        }
+        let path = {
+            let table = self.namespace.table();
+            let Ok(directory) = table.folder(folder) else {
+                return;
+            };
+            if directory.certainly_keeps_without(gone, Instant::now(), self.namespace.ttl()) {
+                return;
+            }
+            let Ok(path) = table.path(folder) else { return };
+            path
+        };
+        let result = async {
+            if let (true, false) = self.namespace.is_empty(&path).await? {
+                self.put_marker(&self.namespace.folder_key(&path)?, WriteCondition::None)
+                    .await?;
+                if let Ok(directory) = self.namespace.table().folder_mut(folder) {
+                    directory.set_marker(true);
+                }
+            }
+            Ok::<(), FsError>(())
+        };
+        if let Err(error) = result.await {
+            tracing::warn!(folder = path, %error, "an empty folder may disappear: its marker cannot be written");
+        }
+    }
+
+    /// Writes a folder's marker.
+    pub(super) async fn put_marker(&self, key: &Key, condition: WriteCondition) -> Result<(), FsError> {
+        let nothing = || UploadBody::Bytes(bytes::Bytes::new());
+        let metadata = Metadata::new();
+        match self.store.put(key, nothing(), &metadata, condition.clone()).await {
+            Err(StoreError::Unsupported) if condition != WriteCondition::None => {
+                self.store
+                    .put(key, nothing(), &metadata, WriteCondition::None)
+                    .await?;
+            }
+            other => {
+                other?;
+            }
+        }
+        Ok(())
+    }
+}

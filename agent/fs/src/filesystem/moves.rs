@@ -1,0 +1,218 @@
+//! Renaming files and folders. S3 has no rename: the objects are copied on the server's side, and only when
+//! all copies are there are the old ones deleted. A failure before that leaves everything as it was.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Filesystem;
+use crate::clock;
+use crate::error::FsError;
+use crate::namespace::inode::{Ino, Kind};
+use crate::namespace::names::FileName;
+use crate::namespace::runs::{Entry, ObjectVersion};
+use crate::offload::leave_caller_thread;
+use crate::store::{Key, StoreError, WriteCondition};
+use crate::writer::rename::{Source, copy_below, copy_object, delete_all, keys_below};
+
+/// Where something is, or is to be.
+pub(super) type Place<'a> = (Ino, &'a FileName);
+
+impl Filesystem {
+    /// Renames; what is at the target is replaced, unless `keep_target`.
+    pub async fn rename(&self, from: Place<'_>, to: Place<'_>, keep_target: bool) -> Result<(), FsError> {
+        self.writable()?;
+        if from == to {
+            return Ok(());
+        }
+        let source = self.namespace.resolve(from.0, from.1).await?;
+        let target = match self.namespace.resolve(to.0, to.1).await {
+            Ok(target) => Some(target.entry),
+            Err(FsError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        if target.is_some() && keep_target {
+            return Err(FsError::Exists);
+        }
+        leave_caller_thread().await;
+        let ino =
+            self.namespace
+                .table()
+                .attach(from.0, from.1, &source.entry, source.metadata, source.verified)?;
+        let moved = match (&source.entry, target) {
+            (Entry::Folder, Some(Entry::File(_) | Entry::Local)) => return Err(FsError::NotFolder),
+            (Entry::Folder, target) => self.rename_folder(ino, from, to, target.is_some()).await,
+            (Entry::File(_) | Entry::Local, Some(Entry::Folder)) => return Err(FsError::IsFolder),
+            (Entry::File(_) | Entry::Local, _) => self.rename_file(ino, from, to).await,
+        };
+        self.note_write(moved.as_ref().err());
+        moved?;
+        self.keep_folder(from.0, from.1).await;
+        Ok(())
+    }
+
+    async fn rename_file(&self, ino: Ino, from: Place<'_>, to: Place<'_>) -> Result<(), FsError> {
+        self.commit(ino).await?;
+        let target_ino = self.known_ino(to.0, to.1);
+        if let Some(target) = target_ino {
+            self.keep_bytes_of_open(target).await?;
+        }
+        let _moving = self.moving.read().await;
+        let edit = self.namespace.table().file(ino)?.edit.clone();
+        let _turn = match &edit {
+            Some(edit) => Some(edit.turn.lock().await),
+            None => None,
+        };
+        let (source_key, target_key, object, metadata) = {
+            let table = self.namespace.table();
+            let file = table.file(ino)?;
+            (
+                self.namespace.key(&table.path(ino)?)?,
+                self.namespace.key(&table.path_below(to.0, to.1)?)?,
+                file.object.clone().ok_or(FsError::NotFound)?,
+                file.mtime_set.then(|| file.metadata.clone()),
+            )
+        };
+        let metadata = match metadata {
+            None => None,
+            Some(Some(known)) => Some(self.with_mtime(ino, known)?),
+            Some(None) => Some(self.with_mtime(ino, self.store.head(&source_key).await?.metadata)?),
+        };
+        let source = Source {
+            key: source_key.clone(),
+            etag: object.etag.clone(),
+            size: object.size,
+        };
+        let copied = match copy_object(&*self.store, &source, &target_key, metadata.as_ref()).await {
+            // Somebody else has replaced it since it was looked up: what is there now is what is renamed.
+            Err(FsError::Store(StoreError::PreconditionFailed)) => {
+                let info = self.store.head(&source_key).await?;
+                let newer = Source {
+                    key: source_key.clone(),
+                    etag: info.etag.clone(),
+                    size: info.size,
+                };
+                let etag = copy_object(&*self.store, &newer, &target_key, None).await?;
+                Arc::new(ObjectVersion {
+                    size: info.size,
+                    etag,
+                    modified: info.modified,
+                })
+            }
+            other => Arc::new(ObjectVersion {
+                size: object.size,
+                etag: other?,
+                modified: clock::wall(),
+            }),
+        };
+        let (now, wall) = (Instant::now(), clock::wall());
+        if target_ino.is_some() {
+            self.unlink(to.0, to.1)?;
+        }
+        let deleted = self.delete_one(source_key).await;
+        let mut table = self.namespace.table();
+        if let Err(error) = deleted {
+            // Both exist now, and both are shown.
+            table
+                .folder_mut(to.0)?
+                .change(to.1.clone(), Some(Entry::File(copied)), Some(now));
+            return Err(error);
+        }
+        table.relink(from, to);
+        let file = table.file_mut(ino)?;
+        if let Some(edit) = &file.edit {
+            edit.rebase(copied.etag.clone());
+        }
+        if let Some(metadata) = metadata {
+            file.metadata = Some(metadata);
+            file.mtime_set = false;
+        }
+        let pages_are_of_it = file.cached.as_ref().map(|cached| &cached.etag) == Some(&object.etag);
+        file.cached = pages_are_of_it.then(|| Arc::clone(&copied));
+        file.object = Some(Arc::clone(&copied));
+        file.verified = now;
+        file.epoch += 1;
+        table.folder_mut(from.0)?.change(from.1.clone(), None, Some(now));
+        table
+            .folder_mut(to.0)?
+            .change(to.1.clone(), Some(Entry::File(copied)), Some(now));
+        table.folder_mut(from.0)?.changed = wall;
+        table.folder_mut(to.0)?.changed = wall;
+        Ok(())
+    }
+
+    async fn rename_folder(
+        &self,
+        ino: Ino,
+        from: Place<'_>,
+        to: Place<'_>,
+        target_exists: bool,
+    ) -> Result<(), FsError> {
+        let target_path = self.namespace.table().path_below(to.0, to.1)?;
+        if target_exists {
+            self.require_empty(to.0, to.1, &target_path).await?;
+        }
+        let below = self.namespace.table().below(ino);
+        for file in below {
+            match self.commit(file).await {
+                Ok(()) | Err(FsError::IsFolder | FsError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let _moving = self.moving.write().await;
+        let old = self.namespace.folder_key(&self.namespace.table().path(ino)?)?;
+        let new = self.namespace.folder_key(&target_path)?;
+        let sources = keys_below(&*self.store, &old).await?;
+        let copied = copy_below(&*self.store, &sources, (&old, &new)).await?;
+        if !copied.contains_key(&new) {
+            // The folder existed only through its keys; it must also exist if all of them are removed.
+            self.put_marker(&new, WriteCondition::None).await?;
+        }
+        let old_keys: Vec<Key> = sources.into_iter().map(|source| source.key).collect();
+        let deleted = delete_all(&*self.store, &old_keys).await;
+        let (now, wall) = (Instant::now(), clock::wall());
+        {
+            let mut table = self.namespace.table();
+            if let Err(error) = deleted {
+                // Both exist now, in part; nobody may believe what was listed.
+                table
+                    .folder_mut(to.0)?
+                    .change(to.1.clone(), Some(Entry::Folder), Some(now));
+                drop(table);
+                self.namespace.moved(ino);
+                return Err(error);
+            }
+            table.detach(to.0, to.1);
+            table.relink(from, to);
+            table.folder_mut(from.0)?.change(from.1.clone(), None, Some(now));
+            table
+                .folder_mut(to.0)?
+                .change(to.1.clone(), Some(Entry::Folder), Some(now));
+            table.folder_mut(from.0)?.changed = wall;
+            table.folder_mut(to.0)?.changed = wall;
+            for file in table.below(ino) {
+                let key = self.namespace.key(&table.path(file)?)?;
+                let Kind::File(file) = &mut table.get_mut(file)?.kind else {
+                    continue;
+                };
+                file.epoch += 1;
+                // Copies in parts get another tag than their source.
+                if let (Some(object), Some(etag)) = (&file.object, copied.get(&key)) {
+                    let object = ObjectVersion {
+                        etag: etag.clone(),
+                        ..(**object).clone()
+                    };
+                    if let Some(edit) = &file.edit {
+                        edit.rebase(object.etag.clone());
+                    }
+                    file.object = Some(Arc::new(object));
+                    file.verified = now;
+                }
+            }
+        }
+        self.namespace.moved(ino);
+        if let Ok(folder) = self.namespace.table().folder_mut(ino) {
+            folder.set_marker(true);
+        }
+        Ok(())
+    }
+}

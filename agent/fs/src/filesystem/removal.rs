@@ -1,0 +1,125 @@
+//! Removing files. One that is still open goes on working: its bytes are brought here before the object
+//! is deleted.
+
+use std::time::Instant;
+
+use super::Filesystem;
+use crate::clock;
+use crate::error::FsError;
+use crate::namespace::inode::{Ino, Kind};
+use crate::namespace::names::FileName;
+use crate::namespace::runs::Entry;
+use crate::offload::leave_caller_thread;
+use crate::store::{Key, StoreError};
+
+impl Filesystem {
+    /// Removes a file.
+    pub async fn remove_file(&self, parent: Ino, name: &FileName) -> Result<(), FsError> {
+        self.writable()?;
+        let resolved = self.namespace.resolve(parent, name).await?;
+        if resolved.entry == Entry::Folder {
+            return Err(FsError::IsFolder);
+        }
+        let ino = self.known_ino(parent, name);
+        let edit = match ino {
+            Some(ino) => {
+                self.keep_bytes_of_open(ino).await?;
+                self.namespace.table().file(ino)?.edit.clone()
+            }
+            None => None,
+        };
+        // An upload on its way ends first, or it would bring the object back.
+        let _turn = match &edit {
+            Some(edit) => {
+                if edit.turn.try_lock().is_err() {
+                    leave_caller_thread().await;
+                }
+                Some(edit.turn.lock().await)
+            }
+            None => None,
+        };
+        let in_store = {
+            let table = self.namespace.table();
+            match ino {
+                Some(ino) => table.file(ino)?.object.is_some(),
+                None => true,
+            }
+        };
+        if in_store {
+            leave_caller_thread().await;
+            let path = self.namespace.table().path_below(parent, name)?;
+            let deleted = self.delete_one(self.namespace.key(&path)?).await;
+            self.note_write(deleted.as_ref().err());
+            deleted?;
+        }
+        self.unlink(parent, name)?;
+        if in_store {
+            self.keep_folder(parent, name).await;
+        }
+        Ok(())
+    }
+
+    /// Takes a file's name away here; in S3 it is gone already.
+    pub(super) fn unlink(&self, parent: Ino, name: &FileName) -> Result<(), FsError> {
+        let ino = self.known_ino(parent, name);
+        {
+            let mut table = self.namespace.table();
+            if let Some(ino) = ino
+                && let Kind::File(file) = &mut table.get_mut(ino)?.kind
+            {
+                if let Some(edit) = &file.edit {
+                    edit.forget_object();
+                }
+                file.object = None;
+                file.epoch += 1;
+            }
+            table.detach(parent, name);
+            let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), None, Some(Instant::now()));
+            folder.changed = clock::wall();
+        }
+        if let Some(ino) = ino {
+            self.drop_edit(ino);
+        }
+        Ok(())
+    }
+
+    /// Before an object is deleted or replaced: brings all its bytes here if somebody has it open.
+    pub(super) async fn keep_bytes_of_open(&self, ino: Ino) -> Result<(), FsError> {
+        let key = {
+            let table = self.namespace.table();
+            let inode = table.get(ino)?;
+            let Kind::File(file) = &inode.kind else {
+                return Ok(());
+            };
+            if inode.open_count() == 0 || file.object.is_none() {
+                return Ok(());
+            }
+            self.namespace.key(&table.path(ino)?)?
+        };
+        let edit = self.edit(ino)?;
+        if edit.missing(0..u64::MAX).is_empty() {
+            return Ok(());
+        }
+        leave_caller_thread().await;
+        match edit.fetch(&*self.store, &key, 0..u64::MAX).await {
+            // Somebody else has replaced or removed it: its readers have lost it already.
+            Ok(()) | Err(FsError::Changed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes one key.
+    pub(super) async fn delete_one(&self, key: Key) -> Result<(), FsError> {
+        match self
+            .store
+            .delete(std::slice::from_ref(&key))
+            .await?
+            .into_iter()
+            .next()
+        {
+            None | Some(Ok(()) | Err(StoreError::NotFound)) => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The command line of `mooring-fs`, and what its texts mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Mounts S3 buckets as folders.
+#[derive(Parser, Debug)]
+#[command(
+    name = "mooring-fs",
+    version,
+    about = "Mounts an S3 bucket as a folder",
+    long_about = "Mounts an S3 bucket as a folder: one object per file, readable by every other S3 tool.\n\n\
+        By hand:      mooring-fs mount my-bucket /mnt/data --endpoint https://s3.example.org\n\
+        Unmount:      umount /mnt/data        (without root: fusermount3 -u /mnt/data)\n\n\
+        Mounts of a fleet are started by mooring-agent, which uses `serve`.\n\n\
+        MOORING_LOG sets what is logged: error, warn, info (the default), debug."
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Mount a bucket at a folder.
+    #[command(
+        long_about = "Mounts BUCKET, or the keys of it below PREFIX, at the folder DIR, and returns when the mount answers.\n\n\
+            The key is taken from where AWS tools take it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the \
+            shared files (~/.aws/credentials, ~/.aws/config, AWS_PROFILE), a credential process, or the machine's role.\n\n\
+            Closing a written file returns when it is in the bucket. Writing needs room in --cache-dir for the files \
+            being written. Other programs' changes show after --metadata-ttl at the latest. Owner, group and mode are \
+            the mount's; changing them on a file is accepted and has no effect."
+    )]
+    Mount(MountOptions),
+    /// Serve one mount for mooring-agent, which sends the rest over a socket.
+    Serve(ServeOptions),
+}
+
+/// Options of `mount`.
+#[derive(Args, Debug)]
+pub struct MountOptions {
+    /// The bucket, and below which keys: my-bucket, or my-bucket:some/folder.
+    #[arg(value_name = "BUCKET[:PREFIX]")]
+    pub source: String,
+    /// The folder to mount at. It must exist; what it holds is hidden while mounted.
+    #[arg(value_name = "DIR")]
+    pub target: PathBuf,
+    /// Base URL of the store, such as https://s3.example.org:9000. Without it, Amazon's for the region.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Region, for the signature. Default: that of the AWS settings, else us-east-1.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Profile of the shared AWS files to take the key from.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Do not sign requests: for public buckets.
+    #[arg(long, conflicts_with = "profile")]
+    pub anonymous: bool,
+    /// Refuse every change.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Where files are staged while they are written. Default: /var/cache/mooring-fs for root, else
+    /// ~/.cache/mooring-fs.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Stay in the foreground and log to stderr.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Where to log when in the background. Default: mooring-fs.log in the cache folder.
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Owner of everything in the mount. Default: who mounts.
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// Group of everything in the mount. Default: that of who mounts.
+    #[arg(long)]
+    pub gid: Option<u32>,
+    /// Permission bits of files, octal.
+    #[arg(long, value_name = "OCTAL", default_value = "0644", value_parser = permission_bits)]
+    pub file_mode: u16,
+    /// Permission bits of folders, octal.
+    #[arg(long, value_name = "OCTAL", default_value = "0755", value_parser = permission_bits)]
+    pub dir_mode: u16,
+    /// Let other users in, as owner and modes allow. Without root, /etc/fuse.conf must say user_allow_other.
+    #[arg(long)]
+    pub allow_other: bool,
+    /// How long names, sizes and listings are believed, such as 5s, 500ms or 2m.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub metadata_ttl: Duration,
+    /// Ask for endpoint/bucket/key instead of bucket.endpoint/key. Default: true with --endpoint.
+    #[arg(long, value_name = "BOOL")]
+    pub path_style: Option<bool>,
+    /// PEM file with certificate authorities to trust besides the machine's own.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// This process is the background part; tell the parent on stdout how it went.
+    #[arg(long, hide = true)]
+    pub background_part: bool,
+}
+
+/// Options of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeOptions {
+    /// Path of the socket to listen on.
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+}
+
+impl MountOptions {
+    /// Bucket and prefix.
+    pub fn bucket_and_prefix(&self) -> (&str, &str) {
+        self.source.split_once(':').unwrap_or((&self.source, ""))
+    }
+}
+
+fn permission_bits(text: &str) -> Result<u16, String> {
+    match u16::from_str_radix(text.trim_start_matches("0o"), 8) {
+        // No setuid, setgid or sticky bits: nobody could set them on purpose through a bucket.
+        Ok(bits) if bits <= 0o777 => Ok(bits),
+        Ok(_) | Err(_) => Err("give permission bits in octal, such as 0644".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit_millis = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("give a time such as 5s, 500ms or 2m".to_owned()),
+    };
+    let count: u64 = digits
+        .parse()
+        .map_err(|_| "give a time such as 5s, 500ms or 2m".to_owned())?;
+    count
+        .checked_mul(unit_millis)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "that is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_modes_are_read() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert!(duration("5 parsecs").is_err());
+        assert_eq!(permission_bits("0640"), Ok(0o640));
+        assert!(permission_bits("4755").is_err());
+        assert!(permission_bits("rw").is_err());
+    }
+}

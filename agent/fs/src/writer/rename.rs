@@ -1,0 +1,186 @@
+//! Moves objects on the server's side: S3 has no rename, so everything is copied first and deleted then.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::FsError;
+use crate::namespace::inode::Metadata;
+use crate::namespace::names::checked_key;
+use crate::store::{ETag, Key, ListRequest, ObjectStore, PartDone, StoreError, WriteCondition};
+
+/// S3's limit for a copy in one request; also for one part.
+const COPY_BYTES_MAX: u64 = 5 << 30;
+
+/// Parts of a large copy: small enough to be done in parallel, and at most 10,000 for 5 TiB.
+const COPY_PART_BYTES: u64 = 1 << 30;
+const COPY_PARTS_IN_FLIGHT: usize = 8;
+
+/// Copies of objects in flight: they cost the store work but us nothing.
+const COPIES_IN_FLIGHT: usize = 32;
+
+/// Keys per DeleteObjects, S3's limit.
+const DELETE_BATCH: usize = 1000;
+
+/// Keys moved by one rename; they are held in memory (up to 1 KiB each) until all are copied.
+const KEYS_MAX: usize = 200_000;
+
+/// An object as a listing or a HEAD described it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is.
+    pub key: Key,
+    /// Its version.
+    pub etag: ETag,
+    /// Its size.
+    pub size: u64,
+}
+
+/// Copies an object of any size. `metadata` replaces the object's own.
+pub async fn copy_object(
+    store: &dyn ObjectStore,
+    source: &Source,
+    target: &Key,
+    metadata: Option<&Metadata>,
+) -> Result<ETag, FsError> {
+    if source.size <= COPY_BYTES_MAX {
+        return Ok(store
+            .copy(&source.key, target, Some(&source.etag), metadata)
+            .await?);
+    }
+    let own;
+    let metadata = match metadata {
+        Some(metadata) => metadata,
+        None => {
+            own = store.head(&source.key).await?.metadata;
+            &own
+        }
+    };
+    let upload = store.create_upload(target, metadata).await?;
+    let copied = copy_parts(store, source, target, &upload).await;
+    if copied.is_err() {
+        // What cannot be aborted now is left to the bucket's own rule for unfinished uploads.
+        let _ = store.abort_upload(target, &upload).await;
+    }
+    copied
+}
+
+/// Everything below a prefix, the prefix's own key included.
+pub async fn keys_below(store: &dyn ObjectStore, prefix: &Key) -> Result<Vec<Source>, FsError> {
+    let mut found = Vec::new();
+    let mut continuation = None;
+    loop {
+        let page = store
+            .list(ListRequest {
+                prefix: prefix.as_str().to_owned(),
+                delimited: false,
+                start_after: None,
+                continuation,
+                keys_max: 1000,
+            })
+            .await?;
+        found.extend(page.objects.into_iter().map(|(key, info)| Source {
+            key,
+            etag: info.etag,
+            size: info.size,
+        }));
+        if found.len() > KEYS_MAX {
+            return Err(FsError::TooManyKeys);
+        }
+        if page.next.is_none() {
+            return Ok(found);
+        }
+        continuation = page.next;
+    }
+}
+
+/// Copies objects from below one prefix to below another; answers their new versions by new key. If one
+/// fails, the copies that were made are taken back and nothing has changed.
+pub async fn copy_below(
+    store: &dyn ObjectStore,
+    sources: &[Source],
+    (from, to): (&Key, &Key),
+) -> Result<BTreeMap<Key, ETag>, FsError> {
+    let mut pairs = Vec::with_capacity(sources.len());
+    for source in sources {
+        let rest = source
+            .key
+            .as_str()
+            .strip_prefix(from.as_str())
+            .ok_or(FsError::Invalid)?;
+        pairs.push((
+            source.clone(),
+            Key::new(checked_key(format!("{}{rest}", to.as_str()))?),
+        ));
+    }
+    let mut copied = BTreeMap::new();
+    let mut copies = stream::iter(pairs)
+        .map(|(source, target)| async move {
+            copy_object(store, &source, &target, None)
+                .await
+                .map(|etag| (target, etag))
+        })
+        .buffer_unordered(COPIES_IN_FLIGHT);
+    let mut failure = None;
+    while let Some(result) = copies.next().await {
+        match result {
+            Ok((target, etag)) => {
+                copied.insert(target, etag);
+            }
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    drop(copies);
+    match failure {
+        None => Ok(copied),
+        Some(error) => {
+            let made: Vec<Key> = copied.into_keys().collect();
+            if let Err(cleanup) = delete_all(store, &made).await {
+                tracing::warn!(to = to.as_str(), %cleanup, "copies of a folder that could not be moved stay behind");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Deletes keys in batches.
+pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<(), FsError> {
+    for batch in keys.chunks(DELETE_BATCH) {
+        for result in store.delete(batch).await? {
+            match result {
+                Ok(()) | Err(StoreError::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn copy_parts(
+    store: &dyn ObjectStore,
+    source: &Source,
+    target: &Key,
+    upload: &str,
+) -> Result<ETag, FsError> {
+    let ranges = (0..source.size.div_ceil(COPY_PART_BYTES)).map(|index| -> (u16, Range<u64>) {
+        let start = index * COPY_PART_BYTES;
+        // 5 TiB have 5120 parts of 1 GiB, so the number fits.
+        (
+            (index + 1) as u16,
+            start..(start + COPY_PART_BYTES).min(source.size),
+        )
+    });
+    let mut parts: Vec<PartDone> = stream::iter(ranges)
+        .map(|(number, range)| store.copy_part(target, upload, number, &source.key, range, &source.etag))
+        .buffer_unordered(COPY_PARTS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+    parts.sort_by_key(|part| part.number);
+    Ok(store
+        .complete_upload(target, upload, &parts, WriteCondition::None)
+        .await?)
+}

@@ -1,0 +1,339 @@
+//! A file that is being written: its bytes in a local file without a name, over the object they change.
+//!
+//! Invariants: a byte below `visible` that is not in `present` is the object's byte; every other byte is
+//! the staging file's (holes read as zeros). `generation` grows with every change, so that an upload knows
+//! what it contains. The staging file has no name, so nothing is left behind when the process ends.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+
+use super::ranges::RangeSet;
+use crate::error::FsError;
+use crate::store::{ETag, Key, ObjectStore, StoreError};
+
+/// S3's limit for an object: 10,000 parts of at most 5 GiB, and not more than 5 TiB in all.
+pub const FILE_BYTES_MAX: u64 = 5 << 40;
+
+/// Broken transfers of one range in a row, without a byte of progress, before giving up. The store has
+/// retried each of them on its own.
+const FRUITLESS_FETCHES_MAX: u32 = 3;
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct Edit {
+    file: Arc<File>,
+    state: Mutex<State>,
+    /// Held by whoever uploads, renames or removes, so that these happen one after the other.
+    pub turn: tokio::sync::Mutex<()>,
+    uploading: AtomicBool,
+    /// When the file was opened for this, to tell a lost race from an old listing.
+    pub begun: SystemTime,
+}
+
+#[derive(Debug)]
+struct State {
+    size: u64,
+    base: Option<ETag>,
+    visible: u64,
+    present: RangeSet,
+    generation: u64,
+    committed: u64,
+}
+
+/// What an upload takes: the state at one moment.
+#[derive(Debug)]
+pub struct Version {
+    /// Size of the file.
+    pub size: u64,
+    /// Version of the object below, if there is one.
+    pub base: Option<ETag>,
+    /// Which change it contains.
+    pub generation: u64,
+    /// Whether bytes of the object below are part of it.
+    pub builds_on_base: bool,
+}
+
+impl Edit {
+    /// A new file: dirty from the start, since it must come to exist.
+    pub fn new_file(folder: &Path, begun: SystemTime) -> Result<Edit, FsError> {
+        Edit::begin(folder, None, 0, 0, 1, begun)
+    }
+
+    /// An existing object that is to be changed; nothing is changed yet.
+    pub fn of_object(folder: &Path, base: ETag, size: u64, begun: SystemTime) -> Result<Edit, FsError> {
+        Edit::begin(folder, Some(base), size, size, 0, begun)
+    }
+
+    fn begin(
+        folder: &Path,
+        base: Option<ETag>,
+        size: u64,
+        visible: u64,
+        generation: u64,
+        begun: SystemTime,
+    ) -> Result<Edit, FsError> {
+        let file = tempfile::tempfile_in(folder).map_err(|error| FsError::staging(&error))?;
+        file.set_len(size).map_err(|error| FsError::staging(&error))?;
+        let state = State {
+            size,
+            base,
+            visible,
+            present: RangeSet::default(),
+            generation,
+            committed: 0,
+        };
+        Ok(Edit {
+            file: Arc::new(file),
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+            uploading: AtomicBool::new(false),
+            begun,
+        })
+    }
+
+    /// Size of the file.
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    /// Whether it holds changes that are not in S3.
+    pub fn is_dirty(&self) -> bool {
+        let state = self.state.lock();
+        state.generation > state.committed
+    }
+
+    /// The latest change.
+    pub fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
+    /// Whether everything up to a change is in S3.
+    pub fn is_committed(&self, generation: u64) -> bool {
+        self.state.lock().committed >= generation
+    }
+
+    /// Whether an upload is on its way.
+    pub fn is_uploading(&self) -> bool {
+        self.uploading.load(Ordering::Relaxed)
+    }
+
+    /// Marks an upload for as long as the guard lives.
+    pub fn uploading(&self) -> Uploading<'_> {
+        self.uploading.store(true, Ordering::Relaxed);
+        Uploading(self)
+    }
+
+    /// The staging file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The state at this moment.
+    pub fn version(&self) -> Version {
+        let state = self.state.lock();
+        Version {
+            size: state.size,
+            base: state.base.clone(),
+            generation: state.generation,
+            builds_on_base: !state.present.gaps(0..state.visible).is_empty(),
+        }
+    }
+
+    /// Writes; `offset` of `None` appends.
+    pub fn write(&self, offset: Option<u64>, data: &[u8]) -> Result<(), FsError> {
+        let mut state = self.state.lock();
+        let offset = offset.unwrap_or(state.size);
+        let end = offset.checked_add(data.len() as u64).ok_or(FsError::TooLarge)?;
+        if end > FILE_BYTES_MAX {
+            return Err(FsError::TooLarge);
+        }
+        self.file
+            .write_all_at(data, offset)
+            .map_err(|error| FsError::staging(&error))?;
+        if offset < state.visible {
+            let covered = end.min(state.visible);
+            state.present.insert(offset..covered);
+        }
+        state.size = state.size.max(end);
+        state.generation += 1;
+        Ok(())
+    }
+
+    /// Cuts or extends with zeros.
+    pub fn truncate(&self, size: u64) -> Result<(), FsError> {
+        if size > FILE_BYTES_MAX {
+            return Err(FsError::TooLarge);
+        }
+        let mut state = self.state.lock();
+        self.file
+            .set_len(size)
+            .map_err(|error| FsError::staging(&error))?;
+        state.visible = state.visible.min(size);
+        let visible = state.visible;
+        state.present.truncate(visible);
+        state.size = size;
+        state.generation += 1;
+        Ok(())
+    }
+
+    /// Marks the file as changed although no byte is.
+    pub fn touch(&self) {
+        self.state.lock().generation += 1;
+    }
+
+    /// Reads from the staging file what [`Edit::fetch`] has made sure is there.
+    pub fn read_staged(&self, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
+        let size = self.size();
+        let len = size.saturating_sub(offset).min(len as u64) as usize;
+        let mut buffer = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(FsError::staging(&error)),
+            }
+        }
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    /// The parts of a range that are still only in the object below.
+    pub fn missing(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let state = self.state.lock();
+        let end = range.end.min(state.visible);
+        if range.start >= end {
+            Vec::new()
+        } else {
+            state.present.gaps(range.start..end)
+        }
+    }
+
+    /// Brings a range of the object below into the staging file. `key` is where the object is now.
+    pub async fn fetch(&self, store: &dyn ObjectStore, key: &Key, range: Range<u64>) -> Result<(), FsError> {
+        let mut fruitless = 0;
+        loop {
+            let Some(gap) = self.missing(range.clone()).into_iter().next() else {
+                return Ok(());
+            };
+            let Some(base) = self.state.lock().base.clone() else {
+                return Err(FsError::Changed);
+            };
+            match self.fetch_gap(store, key, &base, gap.clone()).await {
+                Ok(()) => fruitless = 0,
+                Err(FsError::Store(StoreError::PreconditionFailed | StoreError::NotFound)) => {
+                    // An upload of our own may have replaced the object between the two lines above.
+                    if self.state.lock().base.as_ref() == Some(&base) {
+                        return Err(FsError::Changed);
+                    }
+                }
+                Err(FsError::Store(StoreError::Interrupted { reason })) => {
+                    let moved = self.missing(range.clone()).first() != Some(&gap);
+                    fruitless = if moved { 0 } else { fruitless + 1 };
+                    if fruitless > FRUITLESS_FETCHES_MAX {
+                        return Err(FsError::Store(StoreError::Interrupted { reason }));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn fetch_gap(
+        &self,
+        store: &dyn ObjectStore,
+        key: &Key,
+        base: &ETag,
+        gap: Range<u64>,
+    ) -> Result<(), FsError> {
+        let mut body = store.get(key, Some(gap.clone()), Some(base)).await?.body;
+        let mut at = gap.start;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            self.fill(at, &chunk)?;
+            at += chunk.len() as u64;
+        }
+        if at < gap.end {
+            return Err(StoreError::Interrupted {
+                reason: "the body ended early".to_owned(),
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of the object below, except where the application has written meanwhile.
+    fn fill(&self, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        let mut state = self.state.lock();
+        let end = (offset + data.len() as u64).min(state.visible);
+        if offset >= end {
+            return Ok(());
+        }
+        for gap in state.present.gaps(offset..end) {
+            let from = (gap.start - offset) as usize;
+            let to = (gap.end - offset) as usize;
+            self.file
+                .write_all_at(&data[from..to], gap.start)
+                .map_err(|error| FsError::staging(&error))?;
+            state.present.insert(gap);
+        }
+        Ok(())
+    }
+
+    /// An upload of a version has become the object: the bytes that were not here are the same in it.
+    pub fn committed(&self, version: &Version, etag: ETag) {
+        let mut state = self.state.lock();
+        state.base = Some(etag);
+        state.committed = state.committed.max(version.generation);
+    }
+
+    /// The object below was copied elsewhere with the same bytes.
+    pub fn rebase(&self, etag: ETag) {
+        self.state.lock().base = Some(etag);
+    }
+
+    /// The object below is gone, and none of its bytes are needed.
+    pub fn forget_base(&self) {
+        self.state.lock().base = None;
+    }
+
+    /// Gives the changes up in favour of another version of the object.
+    pub fn discard(&self, base: ETag, size: u64) -> Result<(), FsError> {
+        let mut state = self.state.lock();
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.set_len(size))
+            .map_err(|error| FsError::staging(&error))?;
+        state.size = size;
+        state.visible = size;
+        state.present = RangeSet::default();
+        state.base = Some(base);
+        state.committed = state.generation;
+        Ok(())
+    }
+
+    /// The object below is gone and the file has no name any more: nothing is left to upload.
+    pub fn forget_object(&self) {
+        let mut state = self.state.lock();
+        state.base = None;
+        state.committed = u64::MAX;
+    }
+}
+
+/// An upload on its way.
+pub struct Uploading<'a>(&'a Edit);
+
+impl Drop for Uploading<'_> {
+    fn drop(&mut self) {
+        self.0.uploading.store(false, Ordering::Relaxed);
+    }
+}
