@@ -100,7 +100,7 @@ fn a_retry_is_told_in_seconds() {
 fn a_catalog_that_is_not_there_is_named_with_a_remedy() {
     let dial = DialError::Connect {
         authority: "catalog:7443".to_owned(),
-        source: std::io::Error::from(std::io::ErrorKind::ConnectionRefused),
+        source: std::sync::Arc::new(std::io::ErrorKind::ConnectionRefused.into()),
     };
     let (code, text) = report(Status::from_error(Box::new(dial)));
     assert_eq!(code, 24);
