@@ -7,17 +7,19 @@
 //! hashing them costs three times the CPU of sending them.
 
 mod body;
+mod convert;
+mod delete;
 mod failure;
+mod options;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::{
@@ -26,52 +28,23 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::types;
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_types::DateTime;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 
-use self::body::{request_body, response_body};
+use self::body::{request_body, response_body, signs};
+use self::convert::{conditions, content_range, etag, length, object_info, sdk_metadata};
 use self::failure::failure;
-use self::text::{fits_xml, url_decoded, url_encoded};
-use super::address::AddressRules;
+pub use self::options::S3Options;
+use self::text::{url_decoded, url_encoded};
 use super::http::{HttpOptions, HttpSetupError, PooledClient};
 use super::retry::{Again, Failure, Jitter, retried};
 use super::{
     Deadlines, ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError,
     UploadBody, WriteCondition,
 };
-use crate::credentials::{Credential, Source};
-
-/// Signing below this costs less than a request's other work, and guards small bodies over plain http.
-const SIGNED_BODY_BYTES_MAX: u64 = 64 * 1024;
-
-/// Single deletes in flight where a batch is impossible.
-const SINGLE_DELETES_MAX: usize = 16;
-
-/// How to reach one bucket.
-#[derive(Clone, Debug)]
-pub struct S3Options {
-    /// `https://host[:port]`; none means AWS itself, by region.
-    pub endpoint: Option<String>,
-    /// For signatures, and for the endpoint of AWS.
-    pub region: String,
-    /// The bucket.
-    pub bucket: String,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`: right for everything but AWS.
-    pub path_style: bool,
-    /// Who signs.
-    pub credential: Credential,
-    /// Where connections may go.
-    pub rules: AddressRules,
-    /// A PEM file with authorities to trust besides the machine's own.
-    pub extra_ca_file: Option<PathBuf>,
-    /// Time limits.
-    pub deadlines: Deadlines,
-    /// Spreads the retries of many workers; any number.
-    pub jitter_seed: u64,
-}
+use crate::credentials::Source;
 
 /// One bucket of an S3 store.
 #[derive(Debug)]
@@ -408,42 +381,6 @@ impl S3Store {
         }
     }
 
-    /// One batch for what a batch can name, single requests for the rest, results by position.
-    async fn delete_all(&self, keys: &[Key]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let mut results: Vec<Option<Result<(), StoreError>>> = vec![None; keys.len()];
-        let batch: Vec<usize> = (0..keys.len())
-            .filter(|at| fits_xml(keys[*at].as_str()))
-            .collect();
-        // A batch of one is no cheaper than a single delete, and fewer stores know it.
-        if batch.len() > 1 && !self.batch_delete_missing.load(Ordering::Relaxed) {
-            let named: Vec<&Key> = batch.iter().map(|at| &keys[*at]).collect();
-            match self.small(|| self.delete_batch_once(&named)).await {
-                Ok(outcomes) => {
-                    for (at, outcome) in batch.into_iter().zip(outcomes) {
-                        results[at] = Some(outcome);
-                    }
-                }
-                // Stores without the call, or with another idea of its checksum.
-                Err(StoreError::Unsupported | StoreError::Refused { .. }) => {
-                    tracing::info!("the store refuses DeleteObjects, deleting one by one from now on");
-                    self.batch_delete_missing.store(true, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let missing: Vec<usize> = (0..keys.len()).filter(|at| results[*at].is_none()).collect();
-        let mut singles = stream::iter(missing)
-            .map(|at| self.delete_single(&keys[at]).map(move |outcome| (at, outcome)))
-            .buffer_unordered(SINGLE_DELETES_MAX);
-        while let Some((at, outcome)) = singles.next().await {
-            results[at] = Some(outcome);
-        }
-        Ok(results
-            .into_iter()
-            .map(|outcome| outcome.unwrap_or(Ok(())))
-            .collect())
-    }
-
     fn copy_source(&self, key: &Key) -> String {
         format!("{}/{}", url_encoded(&self.bucket), url_encoded(key.as_str()))
     }
@@ -642,65 +579,6 @@ impl ObjectStore for S3Store {
 
 fn patience(first_byte: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().read_timeout(first_byte).build()
-}
-
-fn signs(body: &UploadBody) -> bool {
-    match body {
-        UploadBody::Bytes(bytes) => bytes.len() as u64 <= SIGNED_BODY_BYTES_MAX,
-        // Signing would read the file twice.
-        UploadBody::File { .. } => false,
-    }
-}
-
-fn conditions(condition: &WriteCondition) -> (Option<String>, Option<String>) {
-    match condition {
-        WriteCondition::None => (None, None),
-        WriteCondition::Absent => (None, Some("*".to_owned())),
-        WriteCondition::Matches(etag) => (Some(etag.0.clone()), None),
-    }
-}
-
-fn sdk_metadata(metadata: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
-    (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect())
-}
-
-fn object_info(
-    size: u64,
-    etag: Option<&str>,
-    modified: Option<&DateTime>,
-    metadata: Option<&HashMap<String, String>>,
-) -> ObjectInfo {
-    ObjectInfo {
-        size,
-        etag: ETag(etag.unwrap_or_default().to_owned()),
-        modified: modified
-            .and_then(|time| SystemTime::try_from(*time).ok())
-            .unwrap_or(SystemTime::UNIX_EPOCH),
-        metadata: metadata
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
-            .collect(),
-    }
-}
-
-fn length(bytes: Option<i64>) -> u64 {
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
-}
-
-fn etag(etag: Option<&str>) -> Result<ETag, Failure> {
-    etag.map(|etag| ETag(etag.to_owned()))
-        .ok_or_else(|| soon("an answer without an ETag"))
-}
-
-/// `bytes 0-9/100` → (0..10, 100).
-fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
-    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    Some((
-        first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?,
-        size.parse().ok()?,
-    ))
 }
 
 fn never(error: StoreError) -> Failure {

@@ -23,6 +23,18 @@ use crate::store::{StoreError, UploadBody};
 /// Two of these are in memory per file that is sent: one on the wire, one being read.
 const FILE_CHUNK_BYTES: u64 = 1024 * 1024;
 
+/// Signing below this costs less than a request's other work, and guards small bodies over plain http.
+const SIGNED_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Is the body's hash part of the signature?
+pub(super) fn signs(body: &UploadBody) -> bool {
+    match body {
+        UploadBody::Bytes(bytes) => bytes.len() as u64 <= SIGNED_BODY_BYTES_MAX,
+        // Signing would read the file twice.
+        UploadBody::File { .. } => false,
+    }
+}
+
 /// The body of one attempt; made anew for each, so that a retry sends the same bytes.
 pub(super) fn request_body(body: &UploadBody) -> ByteStream {
     match body {

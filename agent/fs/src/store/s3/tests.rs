@@ -8,14 +8,16 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::credentials::{AccessKey, LiveCredential};
+use crate::credentials::{AccessKey, Credential, LiveCredential};
+use crate::store::address::AddressRules;
 
 const NEEDS_A_SERVER: &str = "set MOORING_TEST_S3_ENDPOINT and the others";
 
@@ -510,11 +512,4 @@ async fn a_dead_endpoint_and_missing_credentials_say_so() {
         matches!(&refused, Err(StoreError::Unavailable { reason }) if reason.contains("cannot connect")),
         "{refused:?}"
     );
-}
-
-#[test]
-fn content_ranges_are_parsed() {
-    assert_eq!(content_range("bytes 0-9/100"), Some((0..10, 100)));
-    assert_eq!(content_range("bytes 0-9/*"), None);
-    assert_eq!(content_range("bytes */100"), None);
 }
