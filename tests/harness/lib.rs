@@ -4,6 +4,7 @@
 //! starts, mounts or creates is a guard that takes it down again; a world that ends well also checks that no log holds a
 //! planted secret or an error nobody announced.
 
+pub mod control;
 pub mod eventually;
 pub mod host;
 pub mod mounts;
@@ -15,6 +16,7 @@ pub mod store;
 pub mod versitygw;
 pub mod world;
 
+pub use control::Fault;
 pub use eventually::eventually;
 pub use host::Host;
 pub use person::Person;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
+use crate::digest::Etags;
 use crate::shaping::Shape;
 use crate::store::Store;
 
@@ -21,6 +22,7 @@ pub(crate) struct Backend {
     pub(crate) region: String,
     /// Smallest part but the last; S3's is 5 MiB.
     pub(crate) part_bytes_min: u64,
+    pub(crate) etags: Etags,
 }
 
 /// How this one request is to be misunderstood, as some S3 servers misunderstand every request.

@@ -10,11 +10,11 @@ pub(crate) fn now() -> OffsetDateTime {
     now.replace_nanosecond(0).unwrap_or(now)
 }
 
-/// A name for a new multipart upload: unguessable, and in order of creation.
+/// A name that is given once: of an upload or of an object's version. 32 hexadecimal digits, in order of time.
 #[expect(
     clippy::disallowed_methods,
     reason = "this file is the crate's source of identifiers"
 )]
-pub(crate) fn upload_id() -> String {
+pub(crate) fn unique() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }

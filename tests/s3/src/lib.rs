@@ -27,6 +27,7 @@ mod store;
 mod tls;
 
 pub use auth::{Keys, Rights};
+pub use digest::Etags;
 pub use faults::{Action, Fault, FaultId, FaultStatus, Faults, When};
 pub use operation::Operation;
 pub use requests::{Count, Request, Requests};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Parser};
-use mooring_test_s3::{Latency, Options, Server, Settings, StorageOptions, TlsOptions};
+use mooring_test_s3::{Etags, Latency, Options, Server, Settings, StorageOptions, TlsOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -66,6 +66,9 @@ struct Flags {
     /// Smallest part of an upload but the last.
     #[arg(long, value_parser = size, default_value = "5MiB", value_name = "SIZE")]
     part_min: u64,
+    /// Give ETags that are no MD5, as S3 does with KMS encryption: saves 1.5 CPU seconds per GB written.
+    #[arg(long)]
+    opaque_etags: bool,
     /// Speak HTTPS with this certificate chain (PEM).
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -147,6 +150,11 @@ fn options(flags: Flags) -> anyhow::Result<Options> {
             page_entries_max: flags.page_max,
         },
         part_bytes_min: flags.part_min,
+        etags: if flags.opaque_etags {
+            Etags::Opaque
+        } else {
+            Etags::Md5
+        },
         tls: flags
             .tls_cert
             .zip(flags.tls_key)

@@ -167,7 +167,7 @@ impl Store {
     ) -> Result<String, Error> {
         let mut uploads = self.uploads.lock();
         self.require_bucket(bucket)?;
-        let id = clock::upload_id();
+        let id = clock::unique();
         uploads.create(
             id.clone(),
             bucket.to_owned(),

@@ -20,7 +20,7 @@ use crate::backend::Backend;
 use crate::clock;
 use crate::conditions::WriteConditions;
 use crate::control;
-use crate::digest::{self, Expected};
+use crate::digest::{self, Etags, Expected};
 use crate::edge::Edge;
 use crate::faults::Faults;
 use crate::index::{PageRequest, Position};
@@ -51,6 +51,8 @@ pub struct Options {
     pub settings: Settings,
     /// Smallest part of an upload but the last.
     pub part_bytes_min: u64,
+    /// What ETags are made of.
+    pub etags: Etags,
     /// Speaks HTTPS when given.
     pub tls: Option<TlsOptions>,
     /// Seed of the faults' probabilities.
@@ -88,6 +90,7 @@ impl Options {
             region: "us-east-1".to_owned(),
             settings: Settings::default(),
             part_bytes_min: 5 << 20,
+            etags: Etags::Md5,
             tls: None,
             seed: 0,
         }
@@ -197,7 +200,7 @@ impl Server {
             faults: Arc::new(Faults::new(options.seed)),
             requests: Arc::default(),
         });
-        let edge = Arc::new(inner.edge(options.region, options.part_bytes_min));
+        let edge = Arc::new(inner.edge(options.region, options.part_bytes_min, options.etags));
         let https = acceptor.is_some();
 
         let mut tasks = JoinSet::new();
@@ -338,12 +341,13 @@ impl Server {
 }
 
 impl Inner {
-    fn edge(&self, region: String, part_bytes_min: u64) -> Edge {
+    fn edge(&self, region: String, part_bytes_min: u64, etags: Etags) -> Edge {
         let backend = Backend {
             store: self.store.clone(),
             shape: self.shape.clone(),
             region,
             part_bytes_min,
+            etags,
         };
         let mut builder = S3ServiceBuilder::new(backend);
         builder.set_auth(self.keys.clone());
@@ -358,10 +362,11 @@ impl Inner {
 
     pub(crate) async fn put(&self, bucket: &str, key: &str, bytes: Bytes) -> Result<(), crate::error::Error> {
         let body = s3s::dto::StreamingBlob::from(s3s::Body::from(bytes));
-        let received = digest::receive(&self.store.storage, Some(body), Expected::default()).await?;
+        let received =
+            digest::receive(&self.store.storage, Etags::Md5, Some(body), Expected::default()).await?;
         let object = Object {
             content: received.content,
-            facts: facts(received.md5),
+            facts: facts(received.etag.clone()),
         };
         self.store.put(bucket, key, object, &WriteConditions::default())?;
         Ok(())
@@ -376,11 +381,12 @@ impl Inner {
     ) -> Result<(), crate::error::Error> {
         let pattern: Bytes = (0..size).map(|at| (at % 251) as u8).collect();
         let body = s3s::dto::StreamingBlob::from(s3s::Body::from(pattern));
-        let received = digest::receive(&self.store.storage, Some(body), Expected::default()).await?;
+        let received =
+            digest::receive(&self.store.storage, Etags::Md5, Some(body), Expected::default()).await?;
         for number in 0..count {
             let object = Object {
                 content: received.content.clone(),
-                facts: facts(received.md5),
+                facts: facts(received.etag.clone()),
             };
             let key = format!("{prefix}{number:07}");
             self.store
@@ -396,9 +402,9 @@ impl AccessError {
     }
 }
 
-fn facts(md5: [u8; 16]) -> Facts {
+fn facts(etag: String) -> Facts {
     Facts {
-        etag: hex::encode(md5),
+        etag,
         modified: clock::now(),
         attributes: Attributes::default(),
         checksums: Checksums::default(),

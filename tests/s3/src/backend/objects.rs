@@ -130,9 +130,9 @@ impl Backend {
             },
             trailer,
         };
-        let received = digest::receive(&self.store.storage, input.body, expected).await?;
+        let received = digest::receive(&self.store.storage, self.etags, input.body, expected).await?;
         let facts = Facts {
-            etag: hex::encode(received.md5),
+            etag: received.etag,
             modified: clock::now(),
             attributes: Attributes {
                 content_type: input.content_type,

@@ -63,10 +63,10 @@ impl Backend {
             },
             trailer,
         };
-        let received = digest::receive(&self.store.storage, input.body, expected).await?;
+        let received = digest::receive(&self.store.storage, self.etags, input.body, expected).await?;
         let part = object::Object {
             content: received.content,
-            facts: part_facts(hex::encode(received.md5), received.checksums),
+            facts: part_facts(received.etag, received.checksums),
         };
         let part = self.store.put_part(
             &input.bucket,

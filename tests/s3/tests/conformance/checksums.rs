@@ -3,7 +3,9 @@
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
 
-use crate::world::{BUCKET, refusal, sample, worlds};
+use mooring_test_s3::{Etags, Options};
+
+use crate::world::{BUCKET, World, options, refusal, sample, worlds};
 
 #[tokio::test]
 async fn checksums_are_verified_kept_and_told_on_demand() {
@@ -85,4 +87,36 @@ async fn a_streamed_body_with_a_trailer_is_taken() {
             "aws-chunked is no property of the object"
         );
     }
+}
+
+#[tokio::test]
+async fn opaque_etags_tell_versions_apart_and_content_md5_still_counts() {
+    let world = World::start(Options {
+        etags: Etags::Opaque,
+        ..options()
+    })
+    .await;
+    let first = world.put("k", "same").await;
+    let second = world.put("k", "same").await;
+    assert_ne!(first, second);
+    let put = || {
+        world
+            .client
+            .put_object()
+            .bucket(BUCKET)
+            .key("k")
+            .body(b"hello".to_vec().into())
+    };
+    put()
+        .content_md5("XUFAKrxLKna5cZ2REBfFkg==")
+        .send()
+        .await
+        .unwrap();
+    let refused = put()
+        .content_md5("1B2M2Y8AsgTpgAmY7PhCfg==")
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(refusal(&refused), (400, "BadDigest"));
+    assert_eq!(world.get("k").await, b"hello");
 }
