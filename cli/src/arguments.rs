@@ -25,6 +25,8 @@ pub(crate) struct Argument {
     pub(crate) choices: Vec<Choice>,
     /// The group of arguments of which only one may be given.
     pub(crate) one_of: Option<String>,
+    /// The other arguments of that group, as they are shown.
+    alternatives: Vec<String>,
     /// Its path in the update mask, in commands that have one.
     pub(crate) mask_path: Option<String>,
 }
@@ -88,6 +90,18 @@ pub(crate) fn of_request(
         found: Vec::new(),
     };
     walk.message(request, &Place::default());
+    let groups: Vec<(Option<String>, String)> = walk
+        .found
+        .iter()
+        .map(|argument| (argument.one_of.clone(), argument.shown()))
+        .collect();
+    for argument in walk.found.iter_mut().filter(|argument| argument.one_of.is_some()) {
+        let own = argument.shown();
+        let others = groups
+            .iter()
+            .filter(|(group, shown)| *group == argument.one_of && *shown != own);
+        argument.alternatives = others.map(|(_, shown)| shown.clone()).collect();
+    }
     walk.found
 }
 
@@ -155,6 +169,7 @@ impl Walk<'_> {
                         .containing_oneof()
                         .filter(|group| !group.is_synthetic())
                         .map(|group| group.name().to_owned()),
+                    alternatives: Vec::new(),
                     path,
                     flag,
                     shape,
@@ -268,6 +283,9 @@ impl Argument {
             }
             Shape::Secret => "The file that holds it, or - for standard input (a terminal is asked, unseen).",
         };
+        if !self.alternatives.is_empty() {
+            help.push_str(&format!("\n\nInstead of {}.", self.alternatives.join(" and ")));
+        }
         if !how.is_empty() {
             help.push_str("\n\n");
             help.push_str(how);

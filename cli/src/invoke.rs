@@ -17,7 +17,7 @@ use crate::commands::Command;
 use crate::descriptors::Descriptors;
 use crate::errors::{self, Failure};
 use crate::output::{self, Format, note};
-use crate::profile::Profiles;
+use crate::profile::{Profile, Profiles, Settings};
 use crate::secrets::Destination;
 use crate::{login, request, wait};
 
@@ -55,6 +55,8 @@ pub(crate) async fn run(
     command: &Command,
     matches: &ArgMatches,
 ) -> Result<(), Failure> {
+    // Before anything is read or asked for: nobody types a secret in vain.
+    let (profile, settings) = logged_in(context)?;
     let message = request::build(command, matches, context.clock)?;
     let waits = command.wait.as_ref().filter(|_| matches.get_flag("wait"));
     let mut destinations = command
@@ -67,7 +69,7 @@ pub(crate) async fn run(
     let timeout = context
         .timeout
         .unwrap_or(if waits.is_some() { WAIT_TIMEOUT } else { TIMEOUT });
-    let mut caller = Caller::connect(context, timeout).await?;
+    let mut caller = Caller::connect(context, &profile, settings, timeout).await?;
     let mut answer = if command.pages {
         let limit = matches
             .get_one::<u32>("limit")
@@ -95,6 +97,15 @@ pub(crate) async fn run(
     output::show(context.descriptors, context.format, &command.words(), answer)
 }
 
+/// The profile in use and what it knows.
+fn logged_in(context: &Context<'_>) -> Result<(Profile, Settings), Failure> {
+    let profile = context.profiles.in_use()?;
+    match profile.settings()? {
+        Some(settings) => Ok((profile, settings)),
+        None => Err(crate::profile::absent(&profile)),
+    }
+}
+
 /// A connection with a deadline for all that is done with it.
 pub(crate) struct Caller {
     grpc: tonic::client::Grpc<Channel>,
@@ -104,18 +115,19 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Takes the profile in use and renews its certificate where that is due. Connects at the first call.
-    async fn connect(context: &Context<'_>, timeout: Duration) -> Result<Self, Failure> {
+    /// Renews the profile's certificate where that is due. Connects at the first call.
+    async fn connect(
+        context: &Context<'_>,
+        profile: &Profile,
+        settings: Settings,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
         let deadline = Instant::now() + timeout;
-        let profile = context.profiles.in_use()?;
-        let settings = profile
-            .settings()?
-            .ok_or_else(|| crate::profile::absent(&profile))?;
         let failed = |status| Failure::Call {
             status: Box::new(status),
             endpoint: settings.endpoint.clone(),
         };
-        let fresh = login::fresh_credentials(&profile, &settings, context.clock);
+        let fresh = login::fresh_credentials(profile, &settings, context.clock);
         let credentials = tokio::time::timeout_at(deadline, fresh)
             .await
             .unwrap_or_else(|_| Err(failed(Status::deadline_exceeded(""))))?;
