@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Rights;
 use crate::faults::{Fault, FaultId};
@@ -57,11 +58,13 @@ struct Fill {
     size: usize,
 }
 
-/// Serves until it is dropped.
-pub(crate) async fn accept(listener: TcpListener, inner: Arc<Inner>) {
+/// Serves until it is stopped.
+pub(crate) async fn accept(listener: TcpListener, inner: Arc<Inner>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            // Cancel-safe: no state.
+            () = stop.cancelled() => break,
             // Cancel-safe per tokio's docs.
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -81,6 +84,7 @@ pub(crate) async fn accept(listener: TcpListener, inner: Arc<Inner>) {
             Some(_) = connections.join_next() => {}
         }
     }
+    connections.shutdown().await;
 }
 
 async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Answer, Infallible> {

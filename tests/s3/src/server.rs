@@ -14,6 +14,7 @@ use s3s::service::S3ServiceBuilder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Keys, Rights};
 use crate::backend::Backend;
@@ -154,6 +155,7 @@ pub struct Server {
     https: bool,
     inner: Arc<Inner>,
     tasks: JoinSet<()>,
+    stop: CancellationToken,
 }
 
 /// What the control listener may reach as well.
@@ -204,12 +206,13 @@ impl Server {
         let https = acceptor.is_some();
 
         let mut tasks = JoinSet::new();
+        let stop = CancellationToken::new();
         let (listener, address) = bind(options.listen).await?;
-        tasks.spawn(accept(listener, edge, acceptor));
+        tasks.spawn(accept(listener, edge, acceptor, stop.clone()));
         let control = match options.control {
             Some(address) => {
                 let (listener, address) = bind(address).await?;
-                tasks.spawn(control::accept(listener, inner.clone()));
+                tasks.spawn(control::accept(listener, inner.clone(), stop.clone()));
                 Some(address)
             }
             None => None,
@@ -220,6 +223,7 @@ impl Server {
             https,
             inner,
             tasks,
+            stop,
         })
     }
 
@@ -334,9 +338,10 @@ impl Server {
         self.inner.store.object_count(bucket).unwrap_or(0)
     }
 
-    /// Ends all connections and the server.
+    /// Ends all connections, whatever they are doing, and the server. Another may then use its data directory.
     pub async fn stop(mut self) {
-        self.tasks.shutdown().await;
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 
@@ -423,10 +428,17 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr
         .map_err(|error| StartError::Listen { address, error })
 }
 
-async fn accept(listener: TcpListener, edge: Arc<Edge>, acceptor: Option<TlsAcceptor>) {
+async fn accept(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    acceptor: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            // Cancel-safe: no state.
+            () = stop.cancelled() => break,
             // Cancel-safe per tokio's docs.
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -439,6 +451,7 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, acceptor: Option<TlsAcce
             Some(_) = connections.join_next() => {}
         }
     }
+    connections.shutdown().await;
 }
 
 async fn serve(stream: TcpStream, edge: Arc<Edge>, acceptor: Option<TlsAcceptor>) {

@@ -49,7 +49,7 @@ pub struct Latency {
 pub struct Settings {
     /// Time to first byte.
     pub latency: Latency,
-    /// Bytes per second of each connection, in each direction; without it as fast as can be.
+    /// Bytes per second of each connection, in each direction; without it, or with 0, as fast as can be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_bytes_per_second: Option<u64>,
     /// Entries on a page of a listing; S3's limit of 1000 holds in any case.
@@ -94,7 +94,10 @@ impl Shape {
     }
 
     fn rate(&self) -> Option<u64> {
-        self.settings.read().connection_bytes_per_second
+        self.settings
+            .read()
+            .connection_bytes_per_second
+            .filter(|rate| *rate > 0)
     }
 }
 
@@ -237,7 +240,7 @@ impl Pace {
             .next
             .unwrap_or(now)
             .max(now.checked_sub(CREDIT).unwrap_or(now));
-        self.next = Some(from + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+        self.next = Some(from + Duration::from_secs_f64(bytes as f64 / rate as f64));
     }
 }
 

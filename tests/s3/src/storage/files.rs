@@ -4,13 +4,14 @@
 //!
 //! It does not sync: the data outlives this process, not a power cut.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +23,9 @@ use super::{CHUNK_BYTES, Content, Extent};
 /// Blobs per folder: keeps each folder small enough for any filesystem.
 const BLOBS_PER_FOLDER: u64 = 4096;
 
+/// A server that was just stopped may still end a write of one chunk.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// A data directory that this process owns.
 #[derive(Debug)]
 pub(crate) struct FileStorage {
@@ -29,12 +33,15 @@ pub(crate) struct FileStorage {
     next_blob: AtomicU64,
     journal: Mutex<Journal>,
     closed: Arc<AtomicBool>,
+    /// Locked while it is open: two servers would write the same blobs.
+    _lock: File,
 }
 
 impl FileStorage {
     pub(super) fn open(dir: &Path) -> io::Result<(Self, Vec<Entry>)> {
         let blobs = dir.join("blobs");
         std::fs::create_dir_all(&blobs)?;
+        let lock = lock(&dir.join("lock"))?;
         let (journal, entries) = Journal::open(&dir.join("journal"))?;
         let last = blob_files(&blobs)?.into_iter().map(|(number, _)| number).max();
         let storage = Self {
@@ -42,6 +49,7 @@ impl FileStorage {
             next_blob: AtomicU64::new(last.map_or(1, |last| last + 1)),
             journal: Mutex::new(journal),
             closed: Arc::new(AtomicBool::new(false)),
+            _lock: lock,
         };
         Ok((storage, entries))
     }
@@ -210,6 +218,28 @@ impl From<&Content> for Vec<StoredExtent> {
             Extent::Memory(_) => unreachable!("file storage makes file extents only"),
         });
         stored.collect()
+    }
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_WAIT_MAX => {
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "another server uses it: stop that first",
+                ));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+        }
     }
 }
 

@@ -459,3 +459,19 @@ async fn files_survive_a_restart() {
         .count();
     assert_eq!(blobs, 4, "one for each of kept, overwritten, copy and the part");
 }
+
+#[tokio::test]
+async fn a_data_directory_has_one_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options {
+        storage: StorageOptions::Files(dir.path().to_owned()),
+        ..options()
+    };
+    let world = World::start(options()).await;
+    let error = mooring_test_s3::Server::start(options()).await.err().unwrap();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("another server uses it"), "{error}: {cause}");
+    world.put("k", "text").await;
+    world.server.stop().await;
+    assert_eq!(World::start(options()).await.get("k").await, b"text");
+}
