@@ -58,8 +58,16 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Self, Error> {
         files::create_private_directory(directory)?;
-        let key = PrivateKey::load_or_create(&directory.join("ca.key"))?;
-        let path = directory.join("ca.crt");
+        let (key_path, path) = (directory.join("ca.key"), directory.join("ca.crt"));
+        if files::read_private(&key_path)?.is_none() && files::read_public(&path)?.is_some() {
+            // A new key would strand every host and person: all of them know the old one by its pin.
+            let reason = format!(
+                "{} is missing beside ca.crt; restore it from your backup",
+                key_path.display()
+            );
+            return Err(Error::malformed("the CA", reason));
+        }
+        let key = PrivateKey::load_or_create(&key_path)?;
         if files::read_public(&path)?.is_none() {
             let certificate = ca_certificate(&key, trust_domain, now)?;
             files::write_new(&path, certificate.as_bytes(), files::PUBLIC)?;

@@ -31,6 +31,18 @@ fn the_authority_is_made_once_and_found_again() {
 }
 
 #[test]
+fn a_lost_key_is_not_replaced_by_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    Authority::load_or_create(dir.path(), &domain(), NOW).unwrap();
+    std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+    let error = Authority::load_or_create(dir.path(), &domain(), NOW)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("restore it"), "{error}");
+    assert!(!dir.path().join("ca.key").exists());
+}
+
+#[test]
 fn an_issued_certificate_names_the_principal_and_lives_as_told() {
     let ca = Authority::in_memory(&domain(), NOW).unwrap();
     let (key, request) = new_key_and_csr().unwrap();
