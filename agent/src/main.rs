@@ -1,0 +1,219 @@
+//! Program `mooring-agent`: its command line, its log, its signals and its exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use mooring_agent::agent::Agent;
+use mooring_agent::config::{Config, LogFormat};
+use mooring_agent::host::{Host, StateLock, credential_paths};
+use mooring_agent::{enroll, facts, table};
+use mooring_identity::Clock;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// EX_USAGE of sysexits.h: the configuration is wrong, and trying again will not help.
+const EXIT_BAD_CONFIG: u8 = 64;
+
+/// Threads that are still in a mount that does not answer are left behind.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Mounts on this host what the catalog orders.
+///
+/// A host joins once, with a join file from its operator:
+///
+///     mooring-agent enroll --join-file /root/host.join
+///
+/// Then the agent runs as root, usually as a service:
+///
+///     mooring-agent run
+///
+/// It keeps a stream to the catalog, mounts each bucket at <mount_root>/<project>/<mount name>, and reports how the
+/// mounts do. Each mount is served by a mooring-fs process of its own, which outlives the agent: stopping, restarting
+/// or upgrading the agent interrupts no file access. Only the catalog's order unmounts.
+#[derive(Parser)]
+#[command(name = "mooring-agent", version, verbatim_doc_comment)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent. Enrols first if the host has not enrolled and the configuration names a join_file.
+    ///
+    /// The configuration is TOML; every key has a default:
+    ///
+    ///   state_dir          = "/var/lib/mooring-agent"   keys, certificate and ledger
+    ///   run_dir            = "/run/mooring"             sockets, records and logs of the mounts; tmpfs
+    ///   mount_root         = "/mnt/mooring"             mounts appear at <mount_root>/<project>/<mount name>
+    ///   cache_dir          = "/var/cache/mooring"       staged writes and cache
+    ///   join_file          (none)                       join string for a host that has not enrolled
+    ///   host_name          (the machine's)              its name at enrolment
+    ///   mooring_fs         (beside this program)        the program that serves a mount
+    ///   local_socket       = "<run_dir>/agent.sock"     where programs ask for this host's mounts
+    ///   heartbeat_interval = "10s"                      the longest time between two reports
+    ///   log_format         = "text"                     or "json"
+    ///
+    /// MOORING_LOG sets how much is logged (error, warn, info, debug). Logs go to the standard error.
+    /// SIGTERM ends the agent and leaves all mounts.
+    #[command(verbatim_doc_comment)]
+    Run {
+        /// The configuration [default: /etc/mooring/agent.toml, if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Make this machine a host of the fleet, by a join file from the operator.
+    ///
+    /// Keys are made here and never leave this machine. If the reply is lost, run it again: within 10 minutes the
+    /// same token gives the same host.
+    Enroll {
+        /// The configuration [default: /etc/mooring/agent.toml, if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// File with the join string, or - for the standard input
+        #[arg(long, value_name = "FILE")]
+        join_file: PathBuf,
+    },
+    /// Print this host's mounts that you may enter, as the running agent sees them.
+    Status {
+        /// The configuration [default: /etc/mooring/agent.toml, if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    close_inherited_descriptors();
+    // What is meant for others gets its mode explicitly.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("nothing has installed a provider before the first line of main");
+    let (Command::Run { config } | Command::Enroll { config, .. } | Command::Status { config }) =
+        &arguments.command;
+    let config = match Config::load(config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("mooring-agent: {error}");
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    start_log(config.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("mooring-agent: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match arguments.command {
+            Command::Run { .. } => run(&config).await,
+            Command::Enroll { join_file, .. } => enroll_once(&config, &join_file).await,
+            Command::Status { .. } => {
+                print!("{}", table::status(&config.local_socket).await?);
+                Ok(())
+            }
+        }
+    });
+    runtime.shutdown_timeout(RUNTIME_PATIENCE);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mooring-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: &Config) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!("mooring-agent mounts file systems and must run as root");
+    }
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let lock = StateLock::take(&config.state_dir)?;
+    let clock = Clock::system();
+    let work = async {
+        if !is_enrolled(config)? {
+            let join_file = config.join_file.as_deref();
+            let join_file = join_file.ok_or(mooring_agent::agent::StartError::NotEnrolled)?;
+            tokio::select! {
+                enrolled = enroll_with(config, join_file, &clock) => enrolled?, // dropped, its keys stay for the next try
+                () = shutdown.cancelled() => return Ok(()), // cancel-safe: no state
+            }
+        }
+        let agent = Agent::build(config, lock, clock).await?;
+        println!("mooring-agent runs as {}", agent.host());
+        agent.run(shutdown.clone()).await;
+        anyhow::Ok(())
+    };
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {} // cancel-safe per tokio's docs
+            _ = interrupt.recv() => {} // cancel-safe per tokio's docs
+        }
+        tracing::info!("the agent ends; mounts stay");
+        shutdown.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        done = work => done, // ends soon after `stop` has cancelled the token
+        () = stop => Ok(()),
+    }
+}
+
+async fn enroll_once(config: &Config, join_file: &std::path::Path) -> anyhow::Result<()> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    if let (true, Some(host)) = (is_enrolled(config)?, Host::load(&config.state_dir)?) {
+        println!("this machine is {} already", host.name);
+        return Ok(());
+    }
+    enroll_with(config, join_file, &Clock::system()).await
+}
+
+async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<()> {
+    let join = enroll::read_join(join_file).context("no usable join string")?;
+    let facts = facts::gather(&config.mooring_fs).await;
+    let host = enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?;
+    println!("this machine is {} now", host.name);
+    Ok(())
+}
+
+fn is_enrolled(config: &Config) -> anyhow::Result<bool> {
+    let credentials = mooring_identity::Credentials::load(&credential_paths(&config.state_dir))?;
+    Ok(credentials.is_some() && Host::load(&config.state_dir)?.is_some())
+}
+
+/// Descriptors that came from whoever started the agent would live on in every worker, which outlive the agent: a pipe
+/// would never end, a file of a mount would never close.
+fn close_inherited_descriptors() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in open {
+        // The descriptor of the listing itself is among them and closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MOORING_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Carries out single steps of a plan: start, stop, another key. Knows how a mount is made and unmade; does not decide
+//! when, and remembers nothing between two calls.
+
+mod fuse;
+mod launch;
+mod mountpoint;
+mod native;
+pub mod through;
+pub mod worker;
+
+use std::path::{Path, PathBuf};
+
+use mooring_identity::{Clock, HpkeKeyPair};
+use uuid::Uuid;
+
+use crate::observed::record::Runs;
+
+pub use mountpoint::prepare_mount_root;
+pub use native::Stopped;
+
+/// What mounting needs to know of this host. All methods that block are to be called outside the async threads.
+pub struct Mounter {
+    /// Below it lie all mounts.
+    pub mount_root: PathBuf,
+    /// Below it, each mount has a private folder for staged writes.
+    pub cache_dir: PathBuf,
+    /// The program that serves a mount.
+    pub program: PathBuf,
+    /// Records, sockets and logs.
+    pub runs: Runs,
+    /// This host, for which keys are sealed.
+    pub host_uid: Uuid,
+    /// Opens the envelopes.
+    pub hpke: HpkeKeyPair,
+    /// For the time of a mount.
+    pub clock: Clock,
+}
+
+/// Why a step failed; a variant is who can do something about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// There is no key that this host can use: the connector's owner.
+    #[error("{message}")]
+    Credential {
+        /// One CamelCase word.
+        reason: &'static str,
+        /// Cause and remedy.
+        message: String,
+    },
+    /// The S3 service does not answer, or refuses: the connector's owner.
+    #[error("{message}")]
+    Store {
+        /// One CamelCase word.
+        reason: &'static str,
+        /// Cause and remedy.
+        message: String,
+    },
+    /// This host lacks something: its operator.
+    #[error("{message}")]
+    Host {
+        /// One CamelCase word.
+        reason: &'static str,
+        /// Cause and remedy.
+        message: String,
+    },
+}
+
+impl MountError {
+    /// One CamelCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            MountError::Credential { reason, .. }
+            | MountError::Store { reason, .. }
+            | MountError::Host { reason, .. } => reason,
+        }
+    }
+
+    fn host(reason: &'static str, message: impl Into<String>) -> MountError {
+        MountError::Host {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    fn io(action: &str, path: &Path, error: impl std::fmt::Display) -> MountError {
+        MountError::host(
+            "HostError",
+            format!("cannot {action} {}: {error}", path.display()),
+        )
+    }
+}

@@ -1,0 +1,210 @@
+//! The folders that mounts lie on. A mount point is never a plain writable folder: while nothing is mounted it is
+//! mode 0000 and immutable, or covered by an empty read-only file system, so that not even root, which most
+//! containers are, writes to the local disk by mistake.
+//!
+//! Invariant: nothing is ever deleted but an empty folder.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use super::MountError;
+use crate::desired::Place;
+use crate::groups;
+use crate::observed::mountinfo::{GUARD_SOURCE, MountTable, Top};
+
+/// Makes the mount root: a shared mount of itself, so that mounts made below it appear in containers that have bound
+/// it before (`rslave`). May be called again at any time.
+pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
+    if !root.is_dir() {
+        std::fs::create_dir_all(root).map_err(|error| MountError::io("create", root, error))?;
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))
+            .map_err(|error| MountError::io("set the mode of", root, error))?;
+    }
+    let table = table()?;
+    if table.at(root).is_none() {
+        rustix::mount::mount_bind(root, root).map_err(|errno| {
+            MountError::host(
+                "MountRefused",
+                format!(
+                    "the kernel refuses to bind {} onto itself ({errno}); the agent needs root with CAP_SYS_ADMIN",
+                    root.display()
+                ),
+            )
+        })?;
+    }
+    if !table.at(root).is_some_and(|entry| entry.shared) {
+        rustix::mount::mount_change(root, MountPropagationFlags::SHARED)
+            .map_err(|errno| MountError::io("share", root, errno))?;
+    }
+    if !in_namespace_of_init() {
+        tracing::warn!(root = %root.display(),
+            "this process has a mount namespace of its own: mounts made here may be invisible to others; \
+             remove PrivateMounts= and Protect*= options from its unit");
+    }
+    Ok(())
+}
+
+/// Makes the project's folder, which only its group may enter, and in it the guarded mount point.
+pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
+    let gid = match group {
+        None => 0,
+        Some(name) => groups::gid_of(name)
+            .map_err(|error| MountError::host("GroupUnknown", format!("cannot look up the group {name}: {error}")))?
+            .ok_or_else(|| {
+                MountError::host(
+                    "GroupUnknown",
+                    format!("this host has no group {name}, which the pool maps to the project; add it: groupadd {name}"),
+                )
+            })?,
+    };
+    let project = place.project_folder(root);
+    make_folder(&project)?;
+    // The owner first: the mode must never be wider than for the group it is meant for.
+    std::os::unix::fs::chown(&project, Some(0), Some(gid))
+        .map_err(|error| MountError::io("set the owner of", &project, error))?;
+    let mode = if group.is_some() { 0o750 } else { 0o700 };
+    std::fs::set_permissions(&project, std::fs::Permissions::from_mode(mode))
+        .map_err(|error| MountError::io("set the mode of", &project, error))?;
+    guard(&place.path(root))?;
+    Ok(gid)
+}
+
+/// Makes a mount point that nobody can write to.
+fn guard(point: &Path) -> Result<(), MountError> {
+    make_folder(point)?;
+    match table()?.top(point) {
+        Top::Guard => return Ok(()),
+        Top::Nothing => {}
+        Top::Ours(_) => {
+            return Err(MountError::host(
+                "PlaceTaken",
+                format!(
+                    "{} still has a mount of this agent; it is tried again",
+                    point.display()
+                ),
+            ));
+        }
+        Top::Foreign(entry) => {
+            return Err(MountError::host(
+                "PlaceTaken",
+                format!(
+                    "{} has a mount of something else ({}); unmount it: umount {}",
+                    point.display(),
+                    entry.file_system,
+                    point.display()
+                ),
+            ));
+        }
+    }
+    let folder = open_folder(point)?;
+    if is_immutable(&folder) {
+        return Ok(());
+    }
+    if std::fs::read_dir(point)
+        .map_err(|error| MountError::io("list", point, error))?
+        .next()
+        .is_some()
+    {
+        return Err(MountError::host(
+            "PlaceTaken",
+            format!(
+                "{} is a folder with files in it, which a mount would hide; move them away",
+                point.display()
+            ),
+        ));
+    }
+    folder
+        .set_permissions(std::fs::Permissions::from_mode(0o000))
+        .map_err(|error| MountError::io("set the mode of", point, error))?;
+    let flags = rustix::fs::ioctl_getflags(&folder).unwrap_or(IFlags::empty());
+    if rustix::fs::ioctl_setflags(&folder, flags | IFlags::IMMUTABLE).is_ok() && is_immutable(&folder) {
+        return Ok(());
+    }
+    // This file system knows no immutable folders, or the agent lacks CAP_LINUX_IMMUTABLE.
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(GUARD_SOURCE, point, "tmpfs", flags, c"size=4k,mode=0000")
+        .map_err(|errno| MountError::io("guard", point, errno))
+}
+
+/// Takes the guard away and removes the mount point, and the project's folder if it is the last. Anything that is not
+/// empty stays, and so does anything that someone has mounted there.
+pub(super) fn release(root: &Path, point: &Path) -> Result<(), MountError> {
+    // A path from a record must lie exactly two levels below the root.
+    let Some(project) = point.parent().filter(|project| project.parent() == Some(root)) else {
+        return Ok(());
+    };
+    if matches!(table()?.top(point), Top::Guard) {
+        rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+            .map_err(|errno| MountError::io("unmount the guard of", point, errno))?;
+    }
+    if table()?.top(point) != Top::Nothing {
+        return Ok(());
+    }
+    match open_folder(point) {
+        Ok(folder) => {
+            if let Ok(flags) = rustix::fs::ioctl_getflags(&folder)
+                && flags.contains(IFlags::IMMUTABLE)
+            {
+                rustix::fs::ioctl_setflags(&folder, flags - IFlags::IMMUTABLE)
+                    .map_err(|errno| MountError::io("unlock", point, errno))?;
+            }
+        }
+        Err(_) if !point.exists() => {}
+        Err(error) => return Err(error),
+    }
+    remove_empty(point)?;
+    remove_empty(project)
+}
+
+fn remove_empty(folder: &Path) -> Result<(), MountError> {
+    match std::fs::remove_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(MountError::io("remove the empty folder", folder, error)),
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), MountError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(MountError::io("create", path, error)),
+    }
+}
+
+/// A link in the place of a folder is refused: it could lead anywhere.
+fn open_folder(path: &Path) -> Result<File, MountError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| MountError::io("open the folder", path, errno))
+}
+
+fn is_immutable(folder: &File) -> bool {
+    rustix::fs::ioctl_getflags(folder).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE))
+}
+
+fn table() -> Result<MountTable, MountError> {
+    MountTable::read().map_err(|error| MountError::io("read", Path::new("/proc/self/mountinfo"), error))
+}
+
+fn in_namespace_of_init() -> bool {
+    let namespace = |process: &str| {
+        std::fs::metadata(format!("/proc/{process}/ns/mnt"))
+            .map(|found| found.ino())
+            .ok()
+    };
+    namespace("self") == namespace("1")
+}

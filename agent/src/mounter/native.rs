@@ -1,0 +1,456 @@
+//! Mounts of the DEFAULT backend: the agent mounts, `mooring-fs` serves. A mount counts only once the worker has
+//! answered through it; whatever a failed start has made is taken away again.
+
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mooring_control::{Credential, Secret, WorkerConfig, WorkerStatus};
+use mooring_proto::agent::v1 as pb;
+use mooring_proto::v1::Mode;
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::fuse::Unmounted;
+use super::through::{Touched, touch};
+use super::worker::{Worker, WorkerError};
+use super::{MountError, Mounter, fuse, launch, mountpoint};
+use crate::desired::{About, SealedCredential, Spec};
+use crate::observed::mountinfo::{MountTable, Top};
+use crate::observed::process::Process;
+use crate::observed::record::{Phase, Record};
+
+/// How long a worker may take to listen. A debug build on a busy machine needs half a second.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+const LISTEN_POLL: Duration = Duration::from_millis(2);
+
+/// How long a fresh mount may take to answer: the worker answers for its root from memory.
+const TOUCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to unmount what is in use: soon enough to follow the last close.
+const UNMOUNT_POLL: Duration = Duration::from_millis(100);
+
+/// A worker with nothing open and nothing to upload ends at once; one with work is left to it.
+const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+const EXIT_POLL: Duration = Duration::from_millis(10);
+
+/// How long names, sizes and listings may be remembered: another host sees a write within this time.
+const METADATA_TTL: Duration = Duration::from_secs(5);
+
+/// How a stop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The mount is gone.
+    Done,
+    /// The agent ends first; the next one goes on with it.
+    Interrupted,
+}
+
+impl Mounter {
+    /// Mounts, after clearing away what `leftover` describes. Blocks until the mount answers or has failed.
+    pub fn start(
+        &self,
+        about: &About,
+        spec: &Spec,
+        leftover: Option<&Record>,
+    ) -> Result<WorkerStatus, MountError> {
+        let path = spec.place.path(&self.mount_root);
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(about.uid, spec, sealed)?;
+        if let Some(status) = self.clear(about, &path, leftover)? {
+            return Ok(status);
+        }
+        let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
+        let cache_dir = self.cache_dir.join(about.uid.to_string());
+        mooring_identity::files::create_private_directory(&cache_dir)
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        let read_only = about.mode != Mode::ReadWrite;
+        let (file_mode, dir_mode) = match (about.unix_group.is_some(), read_only) {
+            (true, false) => (0o660, 0o770),
+            (true, true) => (0o640, 0o750),
+            (false, _) => (0o600, 0o700),
+        };
+        let config = WorkerConfig {
+            assignment_uid: about.uid.to_string(),
+            endpoint: spec.endpoint.clone(),
+            region: spec.region.clone(),
+            bucket: spec.bucket.clone(),
+            prefix: spec.prefix.clone(),
+            path_style: spec.path_style,
+            read_only,
+            uid: 0,
+            gid,
+            file_mode,
+            dir_mode,
+            metadata_ttl: METADATA_TTL,
+            cache_dir,
+            endpoint_rules: spec.endpoint_rules.clone(),
+            credential,
+        };
+        let record = |worker| Record {
+            assignment_uid: about.uid,
+            generation: about.generation,
+            spec_hash: about.spec_hash.clone(),
+            phase: Phase::Launching,
+            path: path.clone(),
+            worker,
+            secret_version: sealed.secret_version.clone(),
+            activation: about.activation.clone(),
+            connector: about.connector.clone(),
+            read_only,
+            unix_group: about.unix_group.clone(),
+            mount_time: None,
+        };
+        self.run_worker(about.uid, &path, config, record)
+    }
+
+    /// Gives the worker of a live mount another key.
+    pub fn set_credential(&self, record: &Record, spec: &Spec) -> Result<WorkerStatus, MountError> {
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(record.assignment_uid, spec, sealed)?;
+        let status = Worker::connect(&self.runs.control_socket(record.assignment_uid))
+            .and_then(|worker| worker.set_credential(credential))
+            .map_err(|error| worker_failed(&error))?;
+        self.write(&Record {
+            secret_version: sealed.secret_version.clone(),
+            ..record.clone()
+        })?;
+        Ok(status)
+    }
+
+    /// Has the worker upload what waits, then unmounts: within `grace` only once no file is open, after it in any
+    /// case, and then open files live on until they are closed. `keep_place` leaves the guarded mount point for the next mount.
+    pub async fn stop(
+        self: Arc<Self>,
+        uid: Uuid,
+        path: &Path,
+        record: Option<Record>,
+        grace: Duration,
+        keep_place: bool,
+        cancel: CancellationToken,
+    ) -> Result<Stopped, MountError> {
+        let begun = Instant::now();
+        let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
+        if let Some(record) = &alive {
+            let socket = self.runs.control_socket(uid);
+            let worker = record.worker;
+            let finish = blocking(move || finish_worker(&socket, worker, grace));
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(Stopped::Interrupted), // cancel-safe: no state
+                () = finish => {} // dropping it leaves the worker uploading, which is what is wanted
+            }
+        }
+        loop {
+            let forced = begun.elapsed() >= grace;
+            let at = path.to_owned();
+            let taken = blocking(move || {
+                if forced {
+                    fuse::detach(&at)
+                } else {
+                    fuse::unmount(&at)
+                }
+            })
+            .await?;
+            if taken == Unmounted::Done {
+                break;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(Stopped::Interrupted), // cancel-safe: no state
+                () = tokio::time::sleep(UNMOUNT_POLL) => {} // cancel-safe: no state
+            }
+        }
+        if let Some(record) = alive {
+            self.write(&Record {
+                phase: Phase::Detached,
+                ..record.clone()
+            })?;
+            wait_for_exit(record.worker).await;
+        }
+        let path = path.to_owned();
+        blocking(move || self.tidy(uid, &path, record.as_ref(), keep_place)).await
+    }
+
+    /// After the unmount: forget the run unless its worker is still busy, and give the folder back.
+    fn tidy(
+        &self,
+        uid: Uuid,
+        path: &Path,
+        record: Option<&Record>,
+        keep_place: bool,
+    ) -> Result<Stopped, MountError> {
+        if !record.is_some_and(|record| record.worker.is_alive()) {
+            self.forget(uid);
+        }
+        if !keep_place {
+            mountpoint::release(&self.mount_root, path)?;
+        }
+        Ok(Stopped::Done)
+    }
+
+    /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
+    pub fn forget(&self, uid: Uuid) {
+        self.runs.remove(uid);
+        let _ = std::fs::remove_dir(self.cache_dir.join(uid.to_string()));
+    }
+
+    /// Clears away what lies at the place of a mount that is to be made. Answers its status if, after all, it is
+    /// there and serves what was ordered: the agent before us died between handing it over and noting so.
+    fn clear(
+        &self,
+        about: &About,
+        path: &Path,
+        leftover: Option<&Record>,
+    ) -> Result<Option<WorkerStatus>, MountError> {
+        let Some(record) = leftover else {
+            // No record says who serves it. Somebody may: then it stays.
+            if is_ours(path)? && touch(path, TOUCH_TIMEOUT, || {}) == Touched::Disconnected {
+                fuse::detach(path)?;
+            }
+            return Ok(None);
+        };
+        if record.phase == Phase::Launching && record.worker.is_alive() {
+            let socket = self.runs.control_socket(about.uid);
+            let serving = Worker::connect(&socket)
+                .ok()
+                .filter(|worker| worker.hello().serves == Some(about.uid))
+                .filter(|_| touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers)
+                .and_then(|worker| worker.status().ok());
+            match serving {
+                Some(status) if record.generation == about.generation && record.path == path => {
+                    self.write(&Record {
+                        phase: Phase::Mounted,
+                        mount_time: Some(self.clock.now()),
+                        ..record.clone()
+                    })?;
+                    return Ok(Some(status));
+                }
+                // It was never announced as mounted, so nobody relies on it.
+                Some(_) | None => record.worker.kill(),
+            }
+        }
+        fuse::detach(&record.path)?;
+        if record.path != path {
+            mountpoint::release(&self.mount_root, &record.path)?;
+        }
+        Ok(None)
+    }
+
+    /// Starts the worker and hands the mount over; on failure takes both away again.
+    fn run_worker(
+        &self,
+        uid: Uuid,
+        path: &Path,
+        config: WorkerConfig,
+        record: impl Fn(Process) -> Record,
+    ) -> Result<WorkerStatus, MountError> {
+        let log = self.runs.log(uid);
+        mooring_identity::files::create_private_directory(&self.runs.folder(uid))
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        let mut child =
+            launch::launch(&self.program, &self.runs.control_socket(uid), &log).map_err(|error| {
+                MountError::host(
+                    "WorkerMissing",
+                    format!(
+                        "cannot start {} through setsid: {error}; is util-linux installed?",
+                        self.program.display()
+                    ),
+                )
+            })?;
+        let outcome = self.hand_over(uid, path, config, &mut child, &record);
+        if outcome.is_err() {
+            // It may have ended by itself; and nothing was announced, so nothing can be lost.
+            let _ = child.kill();
+            let _ = child.wait();
+            if let Err(error) = fuse::detach(path) {
+                tracing::warn!(path = %path.display(), %error, "a failed mount cannot be taken away yet");
+            }
+        }
+        outcome
+    }
+
+    fn hand_over(
+        &self,
+        uid: Uuid,
+        path: &Path,
+        config: WorkerConfig,
+        child: &mut Child,
+        record: &impl Fn(Process) -> Record,
+    ) -> Result<WorkerStatus, MountError> {
+        use std::os::fd::AsFd;
+        if let Some(process) = Process::of_pid(child.id()) {
+            self.write(&record(process))?;
+        }
+        let worker = self.greet(uid, child)?;
+        let process = Process::of_pid(worker.hello().pid)
+            .ok_or_else(|| self.ended(uid, "its worker ended while it was started"))?;
+        let device = fuse::mount(path, config.read_only)?;
+        worker
+            .start(config, device.as_fd())
+            .map_err(|error| match error {
+                WorkerError::Silent(_) => self.ended(uid, "its worker was lost while it was started"),
+                error => worker_failed(&error),
+            })?;
+        // From here on the worker alone holds the connection: when it dies, every access fails at once and nothing hangs.
+        drop(device);
+        match touch(path, TOUCH_TIMEOUT, || {}) {
+            Touched::Answers => {}
+            Touched::Fails(error) => {
+                return Err(self.ended(uid, &format!("the fresh mount answers with an error: {error}")));
+            }
+            Touched::Disconnected | Touched::Silent => {
+                return Err(self.ended(
+                    uid,
+                    "its worker says that it serves, but the mount does not answer",
+                ));
+            }
+        }
+        fuse::set_read_ahead(path);
+        let status = worker.status().map_err(|error| worker_failed(&error))?;
+        self.write(&Record {
+            phase: Phase::Mounted,
+            mount_time: Some(self.clock.now()),
+            ..record(process)
+        })?;
+        Ok(status)
+    }
+
+    /// Connects to a worker that has just been started.
+    fn greet(&self, uid: Uuid, child: &mut Child) -> Result<Worker, MountError> {
+        let socket = self.runs.control_socket(uid);
+        let begun = Instant::now();
+        loop {
+            let error = match Worker::connect(&socket) {
+                // Not the one before it, whose files are still open and which listens until they are closed.
+                Ok(worker) if worker.hello().serves.is_none() => return Ok(worker),
+                Ok(_) => None,
+                Err(error @ (WorkerError::Version { .. } | WorkerError::OutOfTurn)) => {
+                    return Err(worker_failed(&error));
+                }
+                Err(error) => Some(error),
+            };
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(self.ended(uid, &format!("its worker ended at once ({status})")));
+            }
+            if begun.elapsed() > LISTEN_TIMEOUT {
+                let cause = error.map_or_else(String::new, |error| format!(": {error}"));
+                return Err(self.ended(uid, &format!("its worker cannot be reached{cause}")));
+            }
+            std::thread::sleep(LISTEN_POLL);
+        }
+    }
+
+    fn ended(&self, uid: Uuid, what: &str) -> MountError {
+        let log = self.runs.log(uid);
+        MountError::host(
+            "WorkerFailed",
+            format!(
+                "{what}; it last said: {}; its log is {}",
+                launch::last_words(&log),
+                log.display()
+            ),
+        )
+    }
+
+    fn open(&self, uid: Uuid, spec: &Spec, sealed: &SealedCredential) -> Result<Credential, MountError> {
+        let binding = spec.binding(self.host_uid, uid, sealed);
+        let opened = self.hpke.open(&binding, &sealed.envelope).map_err(|_| MountError::Credential {
+            reason: "CredentialUnreadable",
+            message: format!(
+                "this host cannot open the key {}: it was sealed for another host key, endpoint or bucket; \
+                 activate again, or enrol this host anew if its hpke.key was replaced",
+                sealed.secret_version
+            ),
+        })?;
+        let pb::Credential {
+            access_key_id,
+            secret_access_key,
+        } = pb::Credential::decode(opened.expose()).map_err(|_| MountError::Credential {
+            reason: "CredentialUnreadable",
+            message: format!(
+                "what the envelope of {} holds is no key of this version; upgrade this agent",
+                sealed.secret_version
+            ),
+        })?;
+        Ok(Credential {
+            access_key_id,
+            secret_access_key: Secret::new(secret_access_key),
+        })
+    }
+
+    fn write(&self, record: &Record) -> Result<(), MountError> {
+        self.runs
+            .write(record)
+            .map_err(|error| MountError::host("HostError", describe(&error)))
+    }
+}
+
+fn is_ours(path: &Path) -> Result<bool, MountError> {
+    let table = MountTable::read()
+        .map_err(|error| MountError::io("read", Path::new("/proc/self/mountinfo"), error))?;
+    Ok(matches!(table.top(path), Top::Ours(_)))
+}
+
+/// Uploads what waits; a worker that was never given a mount is ended instead. Errors do not stop the unmount: it was
+/// ordered, and the worker goes on uploading after it.
+fn finish_worker(socket: &Path, process: Process, grace: Duration) {
+    match Worker::connect(socket) {
+        Ok(worker) if worker.hello().serves.is_none() => process.kill(),
+        Ok(worker) => match worker.stop(grace) {
+            Ok(status) if status.activity.dirty_files > 0 => tracing::warn!(
+                files = status.activity.dirty_files,
+                "files are not in S3 yet at the end of the grace; the worker goes on uploading"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a worker does not confirm that everything is uploaded"),
+        },
+        Err(error) => tracing::warn!(%error, "a worker that is to stop does not answer"),
+    }
+}
+
+async fn wait_for_exit(worker: Process) {
+    let begun = Instant::now();
+    while worker.is_alive() && begun.elapsed() < EXIT_PATIENCE {
+        tokio::time::sleep(EXIT_POLL).await;
+    }
+}
+
+/// Runs what blocks beside the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends before the work has begun; so does whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn no_credential() -> MountError {
+    MountError::Credential {
+        reason: "NoCredential",
+        message: "the catalog has sent no key: give the connector's secret an enabled version".to_owned(),
+    }
+}
+
+fn worker_failed(error: &WorkerError) -> MountError {
+    match error {
+        WorkerError::Refused { .. } => MountError::Store {
+            reason: "StoreRefused",
+            message: error.to_string(),
+        },
+        WorkerError::Silent(_) | WorkerError::Version { .. } | WorkerError::OutOfTurn => {
+            MountError::host("WorkerFailed", error.to_string())
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,132 @@
+//! The agent's end of a worker's control socket. Blocking, with a deadline on everything.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use mooring_control::{
+    Connection, Credential, FromWorker, PROTOCOL_VERSION, ToWorker, TransportError, WorkerConfig,
+    WorkerStatus,
+};
+use uuid::Uuid;
+
+/// A worker answers from memory, so a second is already long; this leaves room for a machine under load.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A start makes the worker's folders and asks the store for the first time.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A conversation with a worker.
+#[derive(Debug)]
+pub struct Worker {
+    connection: Connection,
+    hello: Hello,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Its process.
+    pub pid: u32,
+    /// The assignment that it serves; `None` before it was started.
+    pub serves: Option<Uuid>,
+}
+
+/// Why a worker did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// It cannot be spoken with.
+    #[error("its worker does not answer: {0}")]
+    Silent(#[from] TransportError),
+    /// It says why.
+    #[error("{reason}; {remedy}")]
+    Refused {
+        /// What went wrong.
+        reason: String,
+        /// What a person can do about it.
+        remedy: String,
+    },
+    /// It answers something else than was asked.
+    #[error(
+        "its worker speaks another protocol (version {version}, not {PROTOCOL_VERSION}); install agent and mooring-fs of one release"
+    )]
+    Version {
+        /// Its version.
+        version: u32,
+    },
+    /// It answers out of turn.
+    #[error("its worker answers out of turn; install agent and mooring-fs of one release")]
+    OutOfTurn,
+}
+
+impl Worker {
+    /// Connects, and both sides introduce themselves.
+    pub fn connect(socket: &Path) -> Result<Worker, WorkerError> {
+        let connection = Connection::connect(socket, ANSWER_TIMEOUT)?;
+        let hello = ToWorker::Hello {
+            version: PROTOCOL_VERSION,
+        };
+        connection.send(&hello, None)?;
+        let hello = match connection.receive::<FromWorker>()?.0 {
+            FromWorker::Hello {
+                version: PROTOCOL_VERSION,
+                pid,
+                started,
+                assignment_uid,
+            } => Hello {
+                pid,
+                serves: assignment_uid
+                    .filter(|_| started)
+                    .and_then(|uid| Uuid::try_parse(&uid).ok()),
+            },
+            FromWorker::Hello { version, .. } => return Err(WorkerError::Version { version }),
+            FromWorker::Failed { reason, remedy } => return Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Started | FromWorker::Status(_) => return Err(WorkerError::OutOfTurn),
+        };
+        Ok(Worker { connection, hello })
+    }
+
+    /// What it has said of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Hands the mount over.
+    pub fn start(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<(), WorkerError> {
+        self.connection.set_deadline(Some(START_TIMEOUT))?;
+        self.connection
+            .send(&ToWorker::Start { config }, Some(descriptor))?;
+        let answer = self.connection.receive::<FromWorker>()?.0;
+        self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
+        match answer {
+            FromWorker::Started => Ok(()),
+            FromWorker::Failed { reason, remedy } => Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Hello { .. } | FromWorker::Status(_) => Err(WorkerError::OutOfTurn),
+        }
+    }
+
+    /// Asks how the mount does.
+    pub fn status(&self) -> Result<WorkerStatus, WorkerError> {
+        self.ask(&ToWorker::Status)
+    }
+
+    /// Gives it another key.
+    pub fn set_credential(&self, credential: Credential) -> Result<WorkerStatus, WorkerError> {
+        self.ask(&ToWorker::SetCredential { credential })
+    }
+
+    /// Has it upload what waits, for at most `grace`.
+    pub fn stop(&self, grace: Duration) -> Result<WorkerStatus, WorkerError> {
+        self.connection.set_deadline(Some(grace + ANSWER_TIMEOUT))?;
+        self.ask(&ToWorker::Stop { grace })
+    }
+
+    fn ask(&self, question: &ToWorker) -> Result<WorkerStatus, WorkerError> {
+        self.connection.send(question, None)?;
+        match self.connection.receive::<FromWorker>()?.0 {
+            FromWorker::Status(status) => Ok(status),
+            FromWorker::Failed { reason, remedy } => Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Hello { .. } | FromWorker::Started => Err(WorkerError::OutOfTurn),
+        }
+    }
+}

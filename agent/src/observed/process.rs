@@ -1,0 +1,92 @@
+//! A process that is known by pid and start time, so that a pid given out again is not taken for it.
+
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+/// One process, dead or alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// When it began, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Process {
+    /// The process that has `pid` now; `None` when there is none, or only its zombie.
+    pub fn of_pid(pid: u32) -> Option<Process> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let start_time = parse_start_time(&stat)?;
+        Some(Process { pid, start_time })
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(self) -> bool {
+        Process::of_pid(self.pid) == Some(self)
+    }
+
+    /// A descriptor that becomes readable when it ends; `None` when it has ended already.
+    pub fn pidfd(self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Judged after the descriptor was opened: now it cannot become another process any more.
+        self.is_alive().then_some(pidfd)
+    }
+
+    /// Ends it for good. Only for workers that serve no mount yet: nothing is lost with them.
+    pub fn kill(self) {
+        if let Some(pidfd) = self.pidfd() {
+            // It may have ended meanwhile, which is just as well.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+}
+
+/// Takes the exit status of an ended child, so that no zombie stays. A process that is not our child (it was started
+/// by an agent before us) is left to its parent.
+pub fn reap(pidfd: &OwnedFd) {
+    use std::os::fd::AsFd;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
+}
+
+/// Field 22 of proc_pid_stat(5). The second field is the program's name in parentheses and may hold anything,
+/// parentheses included, so the fields are counted from the last one.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_a_hostile_name() {
+        let stat = "7 (a) Z (b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(parse_start_time(stat), Some(4242));
+        assert_eq!(parse_start_time(&stat.replace(" S ", " Z ")), None);
+        assert_eq!(parse_start_time("7 (a)"), None);
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_ends_and_its_pid_alone_proves_nothing() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of_pid(child.id()).unwrap();
+        let earlier = Process {
+            start_time: process.start_time - 1,
+            ..process
+        };
+        assert!(process.is_alive() && !earlier.is_alive() && earlier.pidfd().is_none());
+        process.kill();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+}

@@ -1,0 +1,244 @@
+//! What an agent notes of each mount for the agent after it, in the run folder: which process serves it and what was
+//! ordered when it was made. A record is a hint for adoption; whether it is true, the kernel and the worker say.
+//!
+//! The run folder has one folder per assignment, 0700: `record.json`, `control.sock`, `worker.log`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mooring_identity::files;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::observed::process::Process;
+
+/// What is noted of one mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The assignment.
+    pub assignment_uid: Uuid,
+    /// Its generation when the mount was made.
+    pub generation: i64,
+    /// Its hash when the mount was made.
+    pub spec_hash: String,
+    /// How far the mount has come.
+    pub phase: Phase,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who serves it.
+    pub worker: Process,
+    /// Which key the worker has.
+    pub secret_version: String,
+    /// The activation's name.
+    pub activation: String,
+    /// The connector's name.
+    pub connector: String,
+    /// Whether it was mounted read-only.
+    pub read_only: bool,
+    /// The Unix group that may enter.
+    pub unix_group: Option<String>,
+    /// Since when it is mounted.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub mount_time: Option<OffsetDateTime>,
+}
+
+/// How far a mount has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The worker was started; it may or may not have its descriptor yet.
+    Launching,
+    /// The worker has answered through the mount.
+    Mounted,
+    /// The mount is detached; the worker ends when files are closed and uploads are done.
+    Detached,
+}
+
+/// The run folder.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    folder: PathBuf,
+}
+
+impl Runs {
+    /// Makes the folder. It may be entered by all, for the local socket; what is in it is private.
+    pub fn open(folder: &Path) -> io::Result<Runs> {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        if !folder.is_dir() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(folder)?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Runs {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The folder of one assignment.
+    pub fn folder(&self, uid: Uuid) -> PathBuf {
+        self.folder.join(uid.to_string())
+    }
+
+    /// Where its worker listens.
+    pub fn control_socket(&self, uid: Uuid) -> PathBuf {
+        self.folder(uid).join("control.sock")
+    }
+
+    /// Where its worker's log goes.
+    pub fn log(&self, uid: Uuid) -> PathBuf {
+        self.folder(uid).join("worker.log")
+    }
+
+    /// Writes a record, whole.
+    pub fn write(&self, record: &Record) -> Result<(), mooring_identity::Error> {
+        let folder = self.folder(record.assignment_uid);
+        files::create_private_directory(&folder)?;
+        let json = serde_json::to_vec_pretty(record).expect("a record has only texts and numbers");
+        files::write_atomic(&folder.join(RECORD), &json, files::PRIVATE)
+    }
+
+    /// All records. One that cannot be read is reported and skipped; its mount is then known from the kernel alone.
+    pub fn read_all(&self) -> io::Result<BTreeMap<Uuid, Record>> {
+        let mut records = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let folder = entry?;
+            let Some(uid) = folder
+                .file_name()
+                .to_str()
+                .and_then(|name| Uuid::try_parse(name).ok())
+            else {
+                continue;
+            };
+            let path = folder.path().join(RECORD);
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            match serde_json::from_slice::<Record>(&bytes) {
+                Ok(record) if record.assignment_uid == uid => {
+                    records.insert(uid, record);
+                }
+                Ok(_) => {
+                    tracing::warn!(path = %path.display(), "a record lies in another assignment's folder; ignored")
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a record cannot be read; ignored")
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Removes what is known to lie in an assignment's folder, and the folder if it is empty then.
+    pub fn remove(&self, uid: Uuid) {
+        for path in [
+            self.folder(uid).join(RECORD),
+            self.control_socket(uid),
+            self.log(uid),
+            old_log(&self.log(uid)),
+        ] {
+            remove_file(&path);
+        }
+        // Whatever else lies there was not made by this agent and is not its to delete.
+        let _ = std::fs::remove_dir(self.folder(uid));
+    }
+
+    /// Keeps a worker's log below its bound: the last part goes aside, and the worker, which appends, goes on in an
+    /// empty file.
+    pub fn bound_log(&self, uid: Uuid) {
+        let path = self.log(uid);
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
+            let bounded = std::fs::copy(&path, old_log(&path))
+                .and_then(|_| std::fs::File::options().write(true).open(&path)?.set_len(0));
+            if let Err(error) = bounded {
+                tracing::warn!(path = %path.display(), %error, "a worker's log cannot be bounded");
+            }
+        }
+    }
+}
+
+const RECORD: &str = "record.json";
+
+/// The run folder is memory where it is tmpfs; 4 MiB twice are some ten thousand lines for each mount.
+const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+fn old_log(log: &Path) -> PathBuf {
+    log.with_extension("log.old")
+}
+
+fn remove_file(path: &Path) {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a file in the run folder cannot be removed")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            assignment_uid: Uuid::from_u128(1),
+            generation: 2,
+            spec_hash: "h".into(),
+            phase: Phase::Mounted,
+            path: "/mnt/mooring/ml/a".into(),
+            worker: Process {
+                pid: 7,
+                start_time: 8,
+            },
+            secret_version: "projects/ml/secrets/s/versions/1".into(),
+            activation: "projects/ml/activations/a".into(),
+            connector: "projects/ml/connectors/c".into(),
+            read_only: false,
+            unix_group: None,
+            mount_time: Some(OffsetDateTime::UNIX_EPOCH),
+        }
+    }
+
+    #[test]
+    fn a_record_is_found_again_and_removed_without_a_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::open(dir.path()).unwrap();
+        runs.write(&record()).unwrap();
+        assert_eq!(runs.read_all().unwrap()[&Uuid::from_u128(1)], record());
+        runs.remove(Uuid::from_u128(1));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_record_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::open(dir.path()).unwrap();
+        runs.write(&record()).unwrap();
+        let damaged = runs.folder(Uuid::from_u128(2));
+        std::fs::create_dir(&damaged).unwrap();
+        std::fs::write(damaged.join(RECORD), "{").unwrap();
+        assert_eq!(runs.read_all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_log_that_grows_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::open(dir.path()).unwrap();
+        let uid = Uuid::from_u128(1);
+        std::fs::create_dir(runs.folder(uid)).unwrap();
+        std::fs::File::create(runs.log(uid))
+            .unwrap()
+            .set_len(LOG_BYTES_MAX + 1)
+            .unwrap();
+        runs.bound_log(uid);
+        assert_eq!(std::fs::metadata(runs.log(uid)).unwrap().len(), 0);
+        runs.remove(uid);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

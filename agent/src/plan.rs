@@ -1,0 +1,172 @@
+//! What to do next: a pure function of what shall be, what is, and what is under way. No I/O, no clock.
+//!
+//! Invariants: only a removal unmounts for good; a mount that serves what was ordered is never touched; nothing is
+//! started where another assignment's mount still lies; whatever has a task under way gets no second one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::desired::{DesiredSet, Order};
+use crate::observed::record::Phase;
+use crate::observed::{ObservedSet, Seen};
+
+/// What the reconciler knows besides.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Assignments with a task under way, and the folder it works on.
+    pub busy: BTreeMap<Uuid, PathBuf>,
+    /// When an assignment may be tried again.
+    pub retry_at: BTreeMap<Uuid, Instant>,
+    /// Assignments whose mount was found to have nobody behind it.
+    pub disconnected: BTreeSet<Uuid>,
+}
+
+/// What to do now, and when to look again at the latest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps, in the order in which they are to be begun: stops before starts.
+    pub steps: Vec<Step>,
+    /// When something that must wait may be tried.
+    pub wake_at: Option<Instant>,
+}
+
+/// One thing to do for one assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Unmount for good, by a removal.
+    Stop(Uuid),
+    /// A removal that finds nothing to unmount is done.
+    Finish(Uuid),
+    /// Forget a run of which nothing is left.
+    Sweep(Uuid),
+    /// Unmount what was ordered before, then mount what is ordered now.
+    Restart(Uuid),
+    /// Give the worker another key.
+    SetCredential(Uuid),
+    /// Clear away what a dead worker or agent left, if anything, and mount.
+    Start(Uuid),
+}
+
+/// Decides.
+pub fn plan(
+    desired: &DesiredSet,
+    observed: &ObservedSet,
+    memory: &Memory,
+    mount_root: &Path,
+    now: Instant,
+) -> Plan {
+    let mut plan = Plan::default();
+    for uid in desired.removals.keys() {
+        if memory.busy.contains_key(uid) {
+            continue;
+        }
+        if place_of(*uid, desired, observed, mount_root).is_none() {
+            plan.steps.push(Step::Finish(*uid));
+        } else {
+            plan.when(memory.retry_at.get(uid), now, Step::Stop(*uid));
+        }
+    }
+    plan.steps
+        .extend(sweeps(desired, observed, memory).map(Step::Sweep));
+    let mut taken: BTreeSet<PathBuf> = memory.busy.values().cloned().collect();
+    let mut starts = Vec::new();
+    for (uid, order) in &desired.orders {
+        if memory.busy.contains_key(uid) || desired.removals.contains_key(uid) {
+            continue;
+        }
+        match step_for(*uid, order, observed, memory, mount_root) {
+            Some((step, path)) if matches!(step, Step::Start(_) | Step::Restart(_)) => {
+                let occupied = observed.owner(&path).is_some_and(|owner| owner != *uid);
+                if !occupied && taken.insert(path) {
+                    starts.push((*uid, step));
+                }
+            }
+            Some((step, _)) => plan.when(memory.retry_at.get(uid), now, step),
+            None => {}
+        }
+    }
+    for (uid, step) in starts {
+        plan.when(memory.retry_at.get(&uid), now, step);
+    }
+    plan
+}
+
+impl Plan {
+    /// Adds a step, or the moment from which it may be taken.
+    fn when(&mut self, retry_at: Option<&Instant>, now: Instant, step: Step) {
+        match retry_at {
+            Some(at) if *at > now => self.wake_at = Some(self.wake_at.map_or(*at, |wake| wake.min(*at))),
+            _ => self.steps.push(step),
+        }
+    }
+}
+
+/// Where an assignment's mount is or shall be: by its record if there is one, else by its order.
+pub fn place_of(
+    uid: Uuid,
+    desired: &DesiredSet,
+    observed: &ObservedSet,
+    mount_root: &Path,
+) -> Option<PathBuf> {
+    let recorded = observed.record(uid).map(|record| record.path.clone());
+    recorded.or_else(|| {
+        let order = desired.orders.get(&uid)?;
+        Some(order.spec.as_ref().ok()?.place.path(mount_root))
+    })
+}
+
+/// What one ordered assignment needs, and the folder that it needs for it.
+fn step_for(
+    uid: Uuid,
+    order: &Order,
+    observed: &ObservedSet,
+    memory: &Memory,
+    mount_root: &Path,
+) -> Option<(Step, PathBuf)> {
+    // What cannot be mounted as ordered leaves alone what is mounted from before.
+    let spec = order.spec.as_ref().ok()?;
+    let wanted = spec.place.path(mount_root);
+    let at = observed
+        .record(uid)
+        .map_or(wanted.as_path(), |record| record.path.as_path());
+    let credential = spec.credential.as_ref()?;
+    let step = match observed.seen(uid, at) {
+        Seen::Nothing | Seen::Left(_) | Seen::Lingering(_) | Seen::Unmounted(_) | Seen::Dead(_) => {
+            Step::Start(uid)
+        }
+        Seen::Mounted(record) if record.phase == Phase::Launching => Step::Start(uid),
+        Seen::Mounted(record) if record.generation != order.about.generation => Step::Restart(uid),
+        Seen::Mounted(record) if record.secret_version != credential.secret_version => {
+            Step::SetCredential(uid)
+        }
+        Seen::Mounted(_) => return None,
+        Seen::Unrecorded if memory.disconnected.contains(&uid) => Step::Start(uid),
+        Seen::Unrecorded | Seen::Foreign(_) => return None,
+    };
+    Some((step, wanted))
+}
+
+/// Runs of which nothing is left and which nobody wants.
+fn sweeps<'a>(
+    desired: &'a DesiredSet,
+    observed: &'a ObservedSet,
+    memory: &'a Memory,
+) -> impl Iterator<Item = Uuid> + 'a {
+    observed
+        .runs()
+        .map(|run| &run.record)
+        .filter(|record| !memory.busy.contains_key(&record.assignment_uid))
+        .filter(|record| {
+            let wanted = desired.orders.contains_key(&record.assignment_uid)
+                || desired.removals.contains_key(&record.assignment_uid);
+            !wanted || record.phase == Phase::Detached
+        })
+        .filter(|record| matches!(observed.seen(record.assignment_uid, &record.path), Seen::Left(_)))
+        .map(|record| record.assignment_uid)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+use std::time::Duration;
+
+use mooring_proto::agent::v1 as pb;
+use mooring_proto::v1::{Backend, Mode};
+
+use super::*;
+use crate::desired::Removal;
+use crate::ledger::Held;
+use crate::observed::Run;
+use crate::observed::process::Process;
+use crate::observed::record::Record;
+
+const ROOT: &str = "/mnt/mooring";
+
+fn uid(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn assignment(number: u128, name: &str) -> pb::Assignment {
+    pb::Assignment {
+        uid: uid(number).to_string(),
+        generation: 5,
+        spec_hash: "five".to_owned(),
+        spec: Some(pb::AssignmentSpec {
+            project_id: "ml".to_owned(),
+            mount_name: name.to_owned(),
+            endpoint: "https://s3.example".to_owned(),
+            bucket: "data".to_owned(),
+            mode: Mode::ReadWrite.into(),
+            backend: Backend::Default.into(),
+            ..Default::default()
+        }),
+        credential: Some(pb::SealedCredential {
+            secret_version: "v1".to_owned(),
+            ..Default::default()
+        }),
+    }
+}
+
+fn desired(assignments: &[pb::Assignment]) -> DesiredSet {
+    DesiredSet::of(&Held {
+        assignments: assignments.to_vec(),
+        ..Default::default()
+    })
+}
+
+fn removing(number: u128, mut set: DesiredSet) -> DesiredSet {
+    let removal = Removal {
+        reason: "Deactivated".to_owned(),
+        grace: Duration::ZERO,
+    };
+    set.removals.insert(uid(number), removal);
+    set
+}
+
+fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) -> Run {
+    let mut record = Record {
+        assignment_uid: uid(number),
+        generation: 5,
+        spec_hash: "five".to_owned(),
+        phase: Phase::Mounted,
+        path: Path::new(ROOT).join("ml").join(name),
+        worker: Process {
+            pid: 1,
+            start_time: 1,
+        },
+        secret_version: "v1".to_owned(),
+        activation: String::new(),
+        connector: String::new(),
+        read_only: false,
+        unix_group: None,
+        mount_time: None,
+    };
+    change(&mut record);
+    Run { record, alive }
+}
+
+fn mounted(names: &[&str]) -> String {
+    names
+        .iter()
+        .map(|name| format!("41 40 0:50 / {ROOT}/ml/{name} rw - fuse.mooring mooring rw\n"))
+        .collect()
+}
+
+fn steps(desired: &DesiredSet, observed: &ObservedSet) -> Vec<Step> {
+    let now = Instant::now();
+    plan(desired, observed, &Memory::default(), Path::new(ROOT), now).steps
+}
+
+#[test]
+fn each_thing_that_can_be_found_has_its_step() {
+    let want = desired(&[assignment(1, "a")]);
+    let a = || mounted(&["a"]);
+    let table: [(&str, String, Vec<Run>, Vec<Step>); 12] = [
+        ("nothing", String::new(), vec![], vec![Step::Start(uid(1))]),
+        (
+            "serves what was ordered",
+            a(),
+            vec![run(1, "a", true, |_| {})],
+            vec![],
+        ),
+        (
+            "an older generation",
+            a(),
+            vec![run(1, "a", true, |r| r.generation = 4)],
+            vec![Step::Restart(uid(1))],
+        ),
+        (
+            "another key",
+            a(),
+            vec![run(1, "a", true, |r| r.secret_version = "v0".into())],
+            vec![Step::SetCredential(uid(1))],
+        ),
+        (
+            "a dead worker",
+            a(),
+            vec![run(1, "a", false, |_| {})],
+            vec![Step::Start(uid(1))],
+        ),
+        (
+            "a record from before a reboot",
+            String::new(),
+            vec![run(1, "a", false, |_| {})],
+            vec![Step::Start(uid(1))],
+        ),
+        (
+            "unmounted by hand",
+            String::new(),
+            vec![run(1, "a", true, |_| {})],
+            vec![Step::Start(uid(1))],
+        ),
+        (
+            "an agent died while launching",
+            a(),
+            vec![run(1, "a", true, |r| r.phase = Phase::Launching)],
+            vec![Step::Start(uid(1))],
+        ),
+        (
+            "a detached worker still uploads",
+            String::new(),
+            vec![run(1, "a", true, |r| r.phase = Phase::Detached)],
+            vec![Step::Start(uid(1))],
+        ),
+        ("a mount without a record", a(), vec![], vec![]),
+        (
+            "a mount of someone else",
+            format!("41 40 0:50 / {ROOT}/ml/a rw - ext4 /dev/x rw\n"),
+            vec![],
+            vec![],
+        ),
+        (
+            "a renamed mount",
+            mounted(&["old"]),
+            vec![run(1, "old", true, |r| r.generation = 4)],
+            vec![Step::Restart(uid(1))],
+        ),
+    ];
+    for (what, mountinfo, runs, expected) in table {
+        assert_eq!(
+            steps(&want, &ObservedSet::of(&mountinfo, runs)),
+            expected,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_order_book_unmounts_nothing() {
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    assert_eq!(steps(&DesiredSet::default(), &observed), []);
+}
+
+#[test]
+fn a_removal_stops_what_is_there_and_is_done_when_nothing_is() {
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    let both = removing(1, desired(&[assignment(1, "a")]));
+    assert_eq!(steps(&both, &observed), [Step::Stop(uid(1))]);
+    let unheard = removing(9, DesiredSet::default());
+    assert_eq!(steps(&unheard, &ObservedSet::default()), [Step::Finish(uid(9))]);
+}
+
+#[test]
+fn stops_come_before_starts_and_a_place_is_taken_by_one_mount_at_a_time() {
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    let want = removing(
+        1,
+        desired(&[assignment(1, "a"), assignment(2, "a"), assignment(3, "b")]),
+    );
+    assert_eq!(steps(&want, &observed), [Step::Stop(uid(1)), Step::Start(uid(3))]);
+    let twice = desired(&[assignment(2, "c"), assignment(3, "c")]);
+    assert_eq!(steps(&twice, &ObservedSet::default()), [Step::Start(uid(2))]);
+}
+
+#[test]
+fn what_has_a_task_gets_no_second_one_and_keeps_its_place() {
+    let want = desired(&[assignment(1, "a"), assignment(2, "a")]);
+    let memory = Memory {
+        busy: [(uid(1), Path::new(ROOT).join("ml/a"))].into(),
+        ..Default::default()
+    };
+    let plan = plan(
+        &want,
+        &ObservedSet::default(),
+        &memory,
+        Path::new(ROOT),
+        Instant::now(),
+    );
+    assert_eq!(plan.steps, []);
+}
+
+#[test]
+fn what_failed_waits_for_its_moment_and_delays_no_other() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3);
+    let want = desired(&[assignment(1, "a"), assignment(2, "b")]);
+    let memory = Memory {
+        retry_at: [(uid(1), later)].into(),
+        ..Default::default()
+    };
+    let waiting = plan(&want, &ObservedSet::default(), &memory, Path::new(ROOT), now);
+    assert_eq!(waiting.steps, [Step::Start(uid(2))]);
+    assert_eq!(waiting.wake_at, Some(later));
+    let due = plan(&want, &ObservedSet::default(), &memory, Path::new(ROOT), later);
+    assert_eq!(due.steps.len(), 2);
+}
+
+#[test]
+fn without_a_key_nothing_is_started_and_nothing_is_stopped() {
+    let mut keyless = assignment(1, "a");
+    keyless.credential = None;
+    let want = desired(&[keyless]);
+    assert_eq!(steps(&want, &ObservedSet::default()), []);
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |r| r.generation = 4)]);
+    assert_eq!(steps(&want, &observed), []);
+}
+
+#[test]
+fn an_order_that_cannot_be_carried_out_leaves_the_old_mount_alone() {
+    let mut foreign = assignment(1, "a");
+    foreign.generation = 6;
+    if let Some(spec) = foreign.spec.as_mut() {
+        spec.backend = Backend::S3fs.into();
+    }
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    assert_eq!(steps(&desired(&[foreign]), &observed), []);
+}
+
+#[test]
+fn a_mount_with_nobody_behind_it_is_replaced_even_without_a_record() {
+    let memory = Memory {
+        disconnected: [uid(1)].into(),
+        ..Default::default()
+    };
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![]);
+    let plan = plan(
+        &desired(&[assignment(1, "a")]),
+        &observed,
+        &memory,
+        Path::new(ROOT),
+        Instant::now(),
+    );
+    assert_eq!(plan.steps, [Step::Start(uid(1))]);
+}
+
+#[test]
+fn a_run_of_which_nothing_is_left_is_forgotten() {
+    let gone = vec![run(1, "a", false, |record| record.phase = Phase::Detached)];
+    assert_eq!(
+        steps(&DesiredSet::default(), &ObservedSet::of("", gone)),
+        [Step::Sweep(uid(1))]
+    );
+    let busy = vec![run(1, "a", true, |record| record.phase = Phase::Detached)];
+    assert_eq!(steps(&DesiredSet::default(), &ObservedSet::of("", busy)), []);
+}

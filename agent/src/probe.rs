@@ -1,0 +1,154 @@
+//! Asks live mounts how they do, each beside the others: the worker over its socket, and the mount itself by touching
+//! it. A mount that never answers costs one thread and delays nobody.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mooring_control::WorkerStatus;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::mounter::through::{Touched, touch};
+use crate::mounter::worker::Worker;
+
+/// Between two questions to the same mount. A question costs both sides some 100 µs; a trouble that no event tells of
+/// is seen within this time and [`TOUCH_TIMEOUT`].
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// Mounts answer this from memory. Longer than any pause of a loaded machine that a person would not call a hang.
+const TOUCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a mount does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// What its worker says, or why it says nothing.
+    pub worker: Result<WorkerStatus, String>,
+    /// What the mount says. Not asked while the worker is silent: the asking thread would only hang.
+    pub mount: Option<Touched>,
+}
+
+/// The questions under way and the latest answers.
+#[derive(Debug, Default)]
+pub struct Prober {
+    asking: JoinSet<(Uuid, u64, Probe)>,
+    mounts: BTreeMap<Uuid, Watched>,
+    generations: u64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    /// Answers to questions that were asked of an earlier mount of the same assignment are dropped.
+    generation: u64,
+    path: PathBuf,
+    worker_pid: Option<u32>,
+    latest: Option<Probe>,
+    asked_at: Option<Instant>,
+    asking: bool,
+    /// A thread is in the mount and has not come back.
+    touching: Arc<AtomicBool>,
+}
+
+impl Prober {
+    /// Asks the mount of `uid` unless it was asked just now. `worker` is its worker's pid and socket, if they are known.
+    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<(u32, PathBuf)>, now: Instant) {
+        let pid = worker.as_ref().map(|(pid, _)| *pid);
+        let watched = self.watched(uid, path, pid);
+        let due = watched
+            .asked_at
+            .is_none_or(|asked| now.duration_since(asked) >= INTERVAL);
+        if watched.asking || !due {
+            return;
+        }
+        watched.asking = true;
+        watched.asked_at = Some(now);
+        let (generation, touching) = (watched.generation, Arc::clone(&watched.touching));
+        let path = path.to_owned();
+        let socket = worker.map(|(_, socket)| socket);
+        self.asking
+            .spawn_blocking(move || (uid, generation, probe(&path, socket.as_deref(), &touching)));
+    }
+
+    /// A mount that was made or given a key just now has answered already.
+    pub fn learned(&mut self, uid: Uuid, path: &Path, worker_pid: u32, status: WorkerStatus, now: Instant) {
+        let watched = self.watched(uid, path, Some(worker_pid));
+        watched.asked_at = Some(now);
+        watched.latest = Some(Probe {
+            worker: Ok(status),
+            mount: Some(Touched::Answers),
+        });
+    }
+
+    /// Asks soon, whatever was asked before.
+    pub fn hurry(&mut self, uid: Uuid) {
+        if let Some(watched) = self.mounts.get_mut(&uid) {
+            watched.asked_at = None;
+        }
+    }
+
+    /// Keeps only the mounts for which `keep` holds.
+    pub fn retain(&mut self, keep: impl Fn(&Uuid) -> bool) {
+        self.mounts.retain(|uid, _| keep(uid));
+    }
+
+    /// The latest answer.
+    pub fn latest(&self, uid: Uuid) -> Option<&Probe> {
+        self.mounts.get(&uid)?.latest.as_ref()
+    }
+
+    /// Waits for an answer; cancel-safe, an answer that is not taken stays. Never returns while nothing is asked.
+    pub async fn answered(&mut self) {
+        match self.asking.join_next().await {
+            Some(Ok((uid, generation, probe))) => {
+                let watched = self
+                    .mounts
+                    .get_mut(&uid)
+                    .filter(|watched| watched.generation == generation);
+                if let Some(watched) = watched {
+                    watched.asking = false;
+                    watched.latest = Some(probe);
+                }
+            }
+            Some(Err(error)) => tracing::error!(%error, "a probe of a mount panicked"),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn watched(&mut self, uid: Uuid, path: &Path, worker_pid: Option<u32>) -> &mut Watched {
+        let same = |watched: &Watched| watched.path == path && watched.worker_pid == worker_pid;
+        if !self.mounts.get(&uid).is_some_and(same) {
+            self.generations += 1;
+            let fresh = Watched {
+                generation: self.generations,
+                path: path.to_owned(),
+                worker_pid,
+                latest: None,
+                asked_at: None,
+                asking: false,
+                touching: Arc::default(),
+            };
+            self.mounts.insert(uid, fresh);
+        }
+        self.mounts.get_mut(&uid).expect("it was inserted just now")
+    }
+}
+
+fn probe(path: &Path, socket: Option<&Path>, touching: &Arc<AtomicBool>) -> Probe {
+    let worker = match socket {
+        None => Err("no record says which worker serves it".to_owned()),
+        Some(socket) => Worker::connect(socket)
+            .and_then(|worker| worker.status())
+            .map_err(|error| error.to_string()),
+    };
+    let ask_the_mount = worker.is_ok() || socket.is_none();
+    let mount = ask_the_mount.then(|| {
+        if touching.swap(true, Ordering::AcqRel) {
+            return Touched::Silent;
+        }
+        let over = Arc::clone(touching);
+        touch(path, TOUCH_TIMEOUT, move || over.store(false, Ordering::Release))
+    });
+    Probe { worker, mount }
+}

@@ -1,0 +1,499 @@
+//! The loop that makes true what is ordered: look, plan, begin every step at once, publish; again whenever something
+//! changes. Each step is a task of its own, so one bad mount delays no other; a failed step is a condition and a later
+//! retry, never the end of the loop.
+//!
+//! What is mounted is never remembered here, only what is under way, what failed and when to try again.
+
+mod publish;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mooring_control::WorkerStatus;
+use mooring_identity::Clock;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::desired::{DesiredSet, Removal};
+use crate::ledger::{Ledger, LedgerError};
+use crate::mounter::{MountError, Mounter, Stopped};
+use crate::observed::process::{Process, reap};
+use crate::observed::record::Phase;
+use crate::observed::{ObservedSet, Seen};
+use crate::plan::{self, Memory, Step};
+use crate::probe::Prober;
+use crate::status::{HostStatus, MountStatus};
+use trouble::Troubles;
+
+/// What no event tells of, such as an unmount by hand, is seen within this time.
+const TICK: Duration = Duration::from_secs(2);
+
+/// A restart waits this long for open files and uploads before it detaches the old mount; the old worker goes on with
+/// both after that.
+const RESTART_GRACE: Duration = Duration::from_secs(10);
+
+/// A start that is under way when the agent is told to end may take this long; a longer one is cleared away by the
+/// next agent.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The loop.
+pub struct Reconciler {
+    mounter: Arc<Mounter>,
+    ledger: Arc<Ledger>,
+    clock: Clock,
+    status: watch::Sender<HostStatus>,
+    born: Instant,
+    tasks: JoinSet<Done>,
+    running: BTreeMap<Uuid, Running>,
+    troubles: Troubles,
+    prober: Prober,
+    exits: JoinSet<Process>,
+    watched: BTreeSet<Process>,
+    ended: BTreeSet<Process>,
+    /// Unmounted by order, reported until the catalog has surely heard of it.
+    gone: BTreeMap<Uuid, (MountStatus, Instant)>,
+}
+
+/// A task under way.
+struct Running {
+    task: tokio::task::Id,
+    path: PathBuf,
+}
+
+/// A task that has ended.
+struct Done {
+    uid: Uuid,
+    outcome: Result<Outcome, MountError>,
+}
+
+enum Outcome {
+    /// Mounted, or given a key: what the worker said at once.
+    Serves(WorkerStatus),
+    /// Unmounted by a removal, and out of the ledger.
+    Removed,
+    /// Nothing to report.
+    Nothing,
+}
+
+impl Reconciler {
+    /// Puts the loop together; it does nothing until it runs.
+    pub fn new(
+        mounter: Arc<Mounter>,
+        ledger: Arc<Ledger>,
+        clock: Clock,
+        status: watch::Sender<HostStatus>,
+    ) -> Reconciler {
+        Reconciler {
+            mounter,
+            ledger,
+            clock,
+            status,
+            born: Instant::now(),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            troubles: Troubles::default(),
+            prober: Prober::default(),
+            exits: JoinSet::new(),
+            watched: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            gone: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until `shutdown`. Leaves all mounts and workers as they are.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut held = self.ledger.subscribe();
+        loop {
+            let desired = DesiredSet::of(&held.borrow_and_update().clone());
+            let wake_at = self.round(&desired, &shutdown).await;
+            let woken = self.wait(&mut held, wake_at, &shutdown).await;
+            match woken {
+                Woken::Shutdown => break,
+                Woken::Done(done) => self.settle(done),
+                Woken::Ended(process) => {
+                    self.watched.remove(&process);
+                    self.ended.insert(process);
+                }
+                Woken::Look => {}
+            }
+            // Whatever else has ended meanwhile belongs into the same round.
+            while let Some(done) = self.tasks.try_join_next_with_id() {
+                self.settle(done);
+            }
+        }
+        let finish = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN_PATIENCE, finish).await.is_err() {
+            tracing::info!("a step is still under way; the next agent goes on with it");
+        }
+        self.tasks.detach_all();
+    }
+
+    /// Waits for something to do.
+    async fn wait(
+        &mut self,
+        held: &mut watch::Receiver<Arc<crate::ledger::Held>>,
+        wake_at: Instant,
+        shutdown: &CancellationToken,
+    ) -> Woken {
+        let changed = async {
+            // The ledger lives as long as we hold it, so this cannot fail.
+            let _ = held.changed().await;
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => Woken::Shutdown, // cancel-safe: no state
+            () = changed => Woken::Look, // cancel-safe per tokio's docs
+            Some(done) = self.tasks.join_next_with_id() => Woken::Done(done), // cancel-safe per tokio's docs
+            Some(ended) = self.exits.join_next() => match ended { // cancel-safe per tokio's docs
+                Ok(process) => Woken::Ended(process),
+                Err(_) => Woken::Look,
+            },
+            () = self.prober.answered() => Woken::Look, // cancel-safe: see there
+            () = tokio::time::sleep_until(wake_at.into()) => Woken::Look, // cancel-safe: no state
+        }
+    }
+
+    /// One round. Answers when the next one is due at the latest.
+    async fn round(&mut self, desired: &DesiredSet, shutdown: &CancellationToken) -> Instant {
+        let mounter = Arc::clone(&self.mounter);
+        let looked = tokio::task::spawn_blocking(move || ObservedSet::look(&mounter.runs)).await;
+        let now = Instant::now();
+        let observed = match looked {
+            Ok(Ok(observed)) => observed,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot look at this host's mounts; is /proc mounted, and the run folder there?");
+                return now + TICK;
+            }
+            Err(_) => return now + TICK,
+        };
+        self.note_deaths(&observed, now);
+        self.troubles.forget_settled(desired, now);
+        self.watch_workers(&observed);
+        self.ask(desired, &observed, now);
+        let memory = Memory {
+            busy: self
+                .running
+                .iter()
+                .map(|(uid, running)| (*uid, running.path.clone()))
+                .collect(),
+            retry_at: self.troubles.retry_at(),
+            disconnected: self.disconnected(desired),
+        };
+        let plan = plan::plan(desired, &observed, &memory, &self.mounter.mount_root, now);
+        for step in plan.steps {
+            self.begin(step, desired, &observed, shutdown);
+        }
+        self.publish(desired, &observed, now);
+        plan.wake_at.map_or(now + TICK, |wake| wake.min(now + TICK))
+    }
+
+    /// Begins one step as a task of its own.
+    fn begin(
+        &mut self,
+        step: Step,
+        desired: &DesiredSet,
+        observed: &ObservedSet,
+        shutdown: &CancellationToken,
+    ) {
+        let (mounter, ledger) = (Arc::clone(&self.mounter), Arc::clone(&self.ledger));
+        let cancel = shutdown.child_token();
+        let uid = match &step {
+            Step::Stop(uid)
+            | Step::Finish(uid)
+            | Step::Sweep(uid)
+            | Step::Restart(uid)
+            | Step::SetCredential(uid)
+            | Step::Start(uid) => *uid,
+        };
+        let record = observed.record(uid).cloned();
+        let order = desired.orders.get(&uid).cloned();
+        let place = plan::place_of(uid, desired, observed, &self.mounter.mount_root);
+        // A start or restart works on the ordered place, everything else on the recorded one.
+        let wanted = order
+            .as_ref()
+            .and_then(|order| order.spec.as_ref().ok())
+            .map(|spec| spec.place.path(&self.mounter.mount_root));
+        let path = match &step {
+            Step::Start(_) | Step::Restart(_) => wanted.or(place.clone()),
+            Step::Stop(_) | Step::Finish(_) | Step::Sweep(_) | Step::SetCredential(_) => place.clone(),
+        }
+        .unwrap_or_default();
+        if !matches!(step, Step::Sweep(_)) {
+            tracing::info!(assignment = %uid, path = %path.display(), ?step, "step begins");
+        }
+        let task = match step {
+            Step::Sweep(_) => self.tasks.spawn_blocking(move || {
+                mounter.forget(uid);
+                Done {
+                    uid,
+                    outcome: Ok(Outcome::Nothing),
+                }
+            }),
+            Step::Finish(_) => self.tasks.spawn_blocking(move || Done {
+                uid,
+                outcome: strike(&ledger, uid),
+            }),
+            Step::Stop(_) => {
+                let removal = desired.removals.get(&uid).cloned().unwrap_or(Removal {
+                    reason: String::new(),
+                    grace: Duration::ZERO,
+                });
+                let path = path.clone();
+                self.tasks.spawn(async move {
+                    let stopped = mounter
+                        .stop(uid, &path, record, removal.grace, false, cancel)
+                        .await;
+                    let outcome = match stopped {
+                        Ok(Stopped::Done) => struck(ledger, uid).await,
+                        Ok(Stopped::Interrupted) => Ok(Outcome::Nothing),
+                        Err(error) => Err(error),
+                    };
+                    Done { uid, outcome }
+                })
+            }
+            Step::Restart(_) => {
+                let path = path.clone();
+                self.tasks.spawn(async move {
+                    let outcome = restart(mounter, order, record, path, cancel).await;
+                    Done { uid, outcome }
+                })
+            }
+            Step::SetCredential(_) => self.tasks.spawn_blocking(move || {
+                let outcome = with_spec(order.as_ref(), |_, spec| {
+                    record.as_ref().map_or(Ok(Outcome::Nothing), |record| {
+                        mounter.set_credential(record, spec).map(Outcome::Serves)
+                    })
+                });
+                Done { uid, outcome }
+            }),
+            Step::Start(_) => self.tasks.spawn_blocking(move || {
+                let outcome = with_spec(order.as_ref(), |about, spec| {
+                    mounter.start(about, spec, record.as_ref()).map(Outcome::Serves)
+                });
+                Done { uid, outcome }
+            }),
+        };
+        self.running.insert(
+            uid,
+            Running {
+                task: task.id(),
+                path,
+            },
+        );
+    }
+
+    /// Takes the result of a task.
+    fn settle(&mut self, ended: Result<(tokio::task::Id, Done), tokio::task::JoinError>) {
+        let now = Instant::now();
+        let done = match ended {
+            Ok((_, done)) => done,
+            Err(error) => {
+                let uid = self
+                    .running
+                    .iter()
+                    .find(|(_, running)| running.task == error.id())
+                    .map(|(uid, _)| *uid);
+                let Some(uid) = uid else { return };
+                let message =
+                    "the agent failed at this mount; its log has a panic, please report it".to_owned();
+                Done {
+                    uid,
+                    outcome: Err(MountError::Host {
+                        reason: "AgentError",
+                        message,
+                    }),
+                }
+            }
+        };
+        let Done { uid, outcome } = done;
+        let path = self
+            .running
+            .remove(&uid)
+            .map(|running| running.path)
+            .unwrap_or_default();
+        match outcome {
+            Ok(Outcome::Serves(status)) => {
+                tracing::info!(assignment = %uid, path = %path.display(), "mount serves");
+                self.troubles.succeeded(uid, now);
+                let worker = self
+                    .mounter
+                    .runs
+                    .read_all()
+                    .ok()
+                    .and_then(|mut records| records.remove(&uid));
+                if let Some(record) = worker {
+                    self.prober
+                        .learned(uid, &record.path, record.worker.pid, status, now);
+                }
+            }
+            Ok(Outcome::Removed) => {
+                tracing::info!(assignment = %uid, path = %path.display(), "mount is removed");
+                self.troubles.forget(uid);
+                self.remember_gone(uid, path, now);
+            }
+            Ok(Outcome::Nothing) => {}
+            Err(error) => {
+                tracing::warn!(assignment = %uid, path = %path.display(), reason = error.reason(), %error, "step failed");
+                let order = self.ledger.held();
+                self.troubles
+                    .failed(uid, error, &DesiredSet::of(&order), now, self.clock.jitter());
+            }
+        }
+    }
+
+    /// Each live worker gets a task that waits for its end.
+    fn watch_workers(&mut self, observed: &ObservedSet) {
+        for run in observed.runs().filter(|run| run.alive) {
+            let process = run.record.worker;
+            if self.watched.contains(&process) {
+                continue;
+            }
+            // Without a descriptor it has ended just now, and the next round sees it.
+            let Some(pidfd) = process.pidfd() else { continue };
+            let Ok(pidfd) = readable(pidfd) else { continue };
+            self.watched.insert(process);
+            self.exits.spawn(async move {
+                // An error could only mean that the runtime ends.
+                let _ = pidfd.readable().await;
+                reap(pidfd.get_ref());
+                process
+            });
+        }
+    }
+
+    /// A worker that dies again and again is started less and less often.
+    fn note_deaths(&mut self, observed: &ObservedSet, now: Instant) {
+        for run in observed.runs() {
+            let record = &run.record;
+            let uid = record.assignment_uid;
+            let dead = matches!(observed.seen(uid, &record.path), Seen::Dead(_));
+            if self.ended.remove(&record.worker) && dead && !self.running.contains_key(&uid) {
+                tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
+                    log = %self.mounter.runs.log(uid).display(), "a mount's worker has died; it is mounted anew");
+                self.troubles.died(uid, now, self.clock.jitter());
+            }
+        }
+        self.ended.clear();
+    }
+
+    /// Asks every live mount that no task works on how it does.
+    fn ask(&mut self, desired: &DesiredSet, observed: &ObservedSet, now: Instant) {
+        let mut asked = BTreeSet::new();
+        for run in observed.runs() {
+            let record = &run.record;
+            let uid = record.assignment_uid;
+            let serving = matches!(observed.seen(uid, &record.path), Seen::Mounted(_))
+                && record.phase == Phase::Mounted;
+            if serving {
+                asked.insert(uid);
+                self.mounter.runs.bound_log(uid);
+                if !self.running.contains_key(&uid) {
+                    let socket = self.mounter.runs.control_socket(uid);
+                    self.prober
+                        .ask(uid, &record.path, Some((record.worker.pid, socket)), now);
+                }
+            }
+        }
+        for (uid, order) in &desired.orders {
+            let Ok(spec) = &order.spec else { continue };
+            let path = spec.place.path(&self.mounter.mount_root);
+            if observed.record(*uid).is_none() && observed.seen(*uid, &path) == Seen::Unrecorded {
+                asked.insert(*uid);
+                self.prober.ask(*uid, &path, None, now);
+            }
+        }
+        self.prober.retain(|uid| asked.contains(uid));
+    }
+
+    fn disconnected(&self, desired: &DesiredSet) -> BTreeSet<Uuid> {
+        use crate::mounter::through::Touched;
+        let nobody = |uid: &&Uuid| {
+            let probe = self.prober.latest(**uid);
+            probe.is_some_and(|probe| probe.mount == Some(Touched::Disconnected))
+        };
+        desired.orders.keys().filter(nobody).copied().collect()
+    }
+}
+
+/// The deprecated way is unsound only for types whose descriptor can change behind their back; an [`OwnedFd`]'s cannot,
+/// and the new way is an `unsafe fn`, which this workspace forbids.
+#[expect(deprecated, reason = "see above")]
+fn readable(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
+}
+
+/// Why the loop goes on.
+enum Woken {
+    Shutdown,
+    Done(Result<(tokio::task::Id, Done), tokio::task::JoinError>),
+    Ended(Process),
+    Look,
+}
+
+async fn restart(
+    mounter: Arc<Mounter>,
+    order: Option<crate::desired::Order>,
+    record: Option<crate::observed::record::Record>,
+    path: PathBuf,
+    cancel: CancellationToken,
+) -> Result<Outcome, MountError> {
+    let Some(record) = record else {
+        return Ok(Outcome::Nothing);
+    };
+    let (uid, old_path) = (record.assignment_uid, record.path.clone());
+    let keep_place = old_path == path;
+    let stopped = Arc::clone(&mounter)
+        .stop(uid, &old_path, Some(record), RESTART_GRACE, keep_place, cancel)
+        .await?;
+    if stopped == Stopped::Interrupted {
+        return Ok(Outcome::Nothing);
+    }
+    let started = tokio::task::spawn_blocking(move || {
+        with_spec(order.as_ref(), |about, spec| {
+            mounter.start(about, spec, None).map(Outcome::Serves)
+        })
+    });
+    match started.await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(Outcome::Nothing),
+        },
+    }
+}
+
+/// The plan gives such steps only for orders that can be carried out.
+fn with_spec(
+    order: Option<&crate::desired::Order>,
+    act: impl FnOnce(&crate::desired::About, &crate::desired::Spec) -> Result<Outcome, MountError>,
+) -> Result<Outcome, MountError> {
+    match order.map(|order| (&order.about, order.spec.as_ref())) {
+        Some((about, Ok(spec))) => act(about, spec),
+        Some((_, Err(_))) | None => Ok(Outcome::Nothing),
+    }
+}
+
+/// A removal that was carried out leaves the ledger.
+fn strike(ledger: &Ledger, uid: Uuid) -> Result<Outcome, MountError> {
+    ledger
+        .change(|held| Ok::<_, LedgerError>(held.after_removal(&uid.to_string())))
+        .map(|()| Outcome::Removed)
+        .map_err(|error| MountError::Host {
+            reason: "LedgerUnwritable",
+            message: format!("unmounted, but the ledger cannot be written: {error}; free some space"),
+        })
+}
+
+async fn struck(ledger: Arc<Ledger>, uid: Uuid) -> Result<Outcome, MountError> {
+    match tokio::task::spawn_blocking(move || strike(&ledger, uid)).await {
+        Ok(outcome) => outcome,
+        // The next agent finds nothing mounted and strikes it then.
+        Err(_) => Ok(Outcome::Nothing),
+    }
+}

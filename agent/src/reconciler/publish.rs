@@ -1,0 +1,145 @@
+//! What the reconciler tells: one status of all mounts, replaced only when something in it has changed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mooring_proto::v1::{Backend, Mode};
+use uuid::Uuid;
+
+use super::Reconciler;
+use crate::desired::{About, DesiredSet};
+use crate::observed::record::{Phase, Record};
+use crate::observed::{ObservedSet, Seen};
+use crate::plan;
+use crate::status::{Facts, HostStatus, MountStatus};
+
+/// After this time the first status is told even if a mount has not answered: then its silence is the news.
+const FIRST_STATUS_PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long an unmount is reported. The catalog may be away when it happens; later it tells from the missing report.
+const GONE_REPORTED_FOR: Duration = Duration::from_secs(600);
+
+impl Reconciler {
+    /// Publishes how everything is.
+    pub(super) fn publish(&mut self, desired: &DesiredSet, observed: &ObservedSet, now: Instant) {
+        let before = self.status.borrow().clone();
+        let waiting = observed
+            .runs()
+            .map(|run| &run.record)
+            .filter(|record| record.phase == Phase::Mounted)
+            .filter(|record| {
+                matches!(
+                    observed.seen(record.assignment_uid, &record.path),
+                    Seen::Mounted(_)
+                )
+            })
+            .any(|record| self.prober.latest(record.assignment_uid).is_none());
+        if !before.ready && waiting && now.duration_since(self.born) < FIRST_STATUS_PATIENCE {
+            return;
+        }
+        let wall = self.clock.now();
+        let mut status = HostStatus {
+            ready: true,
+            ..HostStatus::default()
+        };
+        for (uid, order) in &desired.orders {
+            let path = plan::place_of(*uid, desired, observed, &self.mounter.mount_root).unwrap_or_default();
+            let facts = Facts {
+                about: &order.about,
+                order: Some(order),
+                seen: observed.seen(*uid, &path),
+                probe: self.prober.latest(*uid),
+                failure: self.troubles.error(*uid),
+                removing: desired.removals.contains_key(uid),
+                orphan: desired.orphans.contains(uid),
+                path,
+            };
+            status
+                .mounts
+                .insert(*uid, facts.describe(before.mounts.get(uid), wall));
+        }
+        // Mounts of which only the records tell: the ledger was lost, or belonged to another installation.
+        for record in observed.runs().map(|run| &run.record) {
+            let uid = record.assignment_uid;
+            let seen = observed.seen(uid, &record.path);
+            let there = matches!(seen, Seen::Mounted(_) | Seen::Dead(_));
+            if !there || status.mounts.contains_key(&uid) || self.gone.contains_key(&uid) {
+                continue;
+            }
+            let about = about(record);
+            let facts = Facts {
+                about: &about,
+                order: None,
+                path: record.path.clone(),
+                seen,
+                probe: self.prober.latest(uid),
+                failure: None,
+                removing: desired.removals.contains_key(&uid),
+                orphan: true,
+            };
+            status
+                .mounts
+                .insert(uid, facts.describe(before.mounts.get(&uid), wall));
+        }
+        self.gone.retain(|uid, (_, since)| {
+            now.duration_since(*since) < GONE_REPORTED_FOR && !desired.orders.contains_key(uid)
+        });
+        for (uid, (mount, _)) in &self.gone {
+            status.mounts.entry(*uid).or_insert_with(|| mount.clone());
+        }
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            if changed {
+                *current = status;
+            }
+            changed
+        });
+    }
+
+    /// Keeps an unmount for the reports to come.
+    pub(super) fn remember_gone(&mut self, uid: Uuid, path: PathBuf, now: Instant) {
+        let known = self.status.borrow().mounts.get(&uid).cloned();
+        let mount = known.unwrap_or_else(|| MountStatus {
+            about: nameless(uid),
+            path,
+            generation: 0,
+            state: mooring_proto::v1::MountState::Unmounted,
+            conditions: Vec::new(),
+            mount_time: None,
+        });
+        self.gone
+            .insert(uid, (mount.unmounted("Removed", self.clock.now()), now));
+    }
+}
+
+/// What a record tells of an order that is not at hand.
+fn about(record: &Record) -> About {
+    About {
+        uid: record.assignment_uid,
+        generation: record.generation,
+        spec_hash: record.spec_hash.clone(),
+        activation: record.activation.clone(),
+        connector: record.connector.clone(),
+        mode: if record.read_only {
+            Mode::ReadOnly
+        } else {
+            Mode::ReadWrite
+        },
+        backend: Backend::Default,
+        unix_group: record.unix_group.clone(),
+    }
+}
+
+/// A removal of something that this host never had.
+fn nameless(uid: Uuid) -> About {
+    About {
+        uid,
+        generation: 0,
+        spec_hash: String::new(),
+        activation: String::new(),
+        connector: String::new(),
+        mode: Mode::Unspecified,
+        backend: Backend::Unspecified,
+        unix_group: None,
+    }
+}

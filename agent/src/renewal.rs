@@ -1,0 +1,116 @@
+//! Renews the host's certificate at half-life, moved at random so that hosts which enrolled together do not renew
+//! together. The catalog being away changes nothing but when: it is tried until it works, also after the end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mooring_identity::{ClientTls, Clock, CredentialPaths, Credentials};
+use mooring_proto::agent::v1 as pb;
+use mooring_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::enroll::causes;
+
+/// One attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// With a life of 24 h there are 12 h left at the first attempt; with one of 10 s, as tests have it, 5 s.
+const RETRY: Backoff = Backoff {
+    min: Duration::from_millis(200),
+    max: Duration::from_secs(60),
+};
+
+/// A machine that was asleep, or whose clock was set, notices within this time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// The loop that renews.
+pub struct Renewal {
+    /// What is renewed.
+    pub credentials: Credentials,
+    /// Where it lies.
+    pub paths: CredentialPaths,
+    /// Whose next connections shall show the new one.
+    pub tls: Arc<ClientTls>,
+    /// The catalog.
+    pub endpoint: String,
+    /// The clock.
+    pub clock: Clock,
+    /// Told when the certificate in use ends.
+    pub expires: watch::Sender<OffsetDateTime>,
+}
+
+impl Renewal {
+    /// Runs until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        // Dropping an attempt half-way is harmless: its reply is lost, and the next attempt gets a certificate of its own.
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.renew_for_ever() => {}
+        }
+    }
+
+    async fn renew_for_ever(&mut self) {
+        loop {
+            let due = self.credentials.renew_at(self.clock.jitter());
+            self.sleep_until(due).await;
+            let mut failures = 0;
+            while let Err(error) = self.renew().await {
+                failures += 1;
+                let delay = RETRY.delay(failures, self.clock.jitter());
+                let expired = !self.credentials.is_valid_at(self.clock.now());
+                if expired {
+                    tracing::error!(%error, retry_in = ?delay, "the certificate has expired and is not renewed; mounts stay; \
+                        if the catalog refuses for good: mooring-agent enroll, with a new join token");
+                } else {
+                    tracing::warn!(%error, retry_in = ?delay, "the certificate is not renewed yet");
+                }
+                tokio::time::sleep(delay).await;
+            }
+            tracing::info!(expires = %self.credentials.not_after(), "certificate renewed");
+            self.expires.send_replace(self.credentials.not_after());
+        }
+    }
+
+    async fn sleep_until(&self, due: OffsetDateTime) {
+        loop {
+            let left = Duration::try_from(due - self.clock.now()).unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), String> {
+        let csr_pem = self
+            .credentials
+            .key()
+            .certificate_request()
+            .map_err(|error| causes(&error))?;
+        let channel = self.tls.channel(&self.endpoint).map_err(|error| causes(&error))?;
+        let mut client = EnrollmentServiceClient::new(channel);
+        let answer = client.renew_certificate(pb::RenewCertificateRequest { csr_pem });
+        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, answer)
+            .await
+            .map_err(|_| "the catalog does not answer in time".to_owned())?
+            .map_err(|status| causes(&status))?
+            .into_inner();
+        let renewed = self
+            .credentials
+            .renewed(answer.certificate_pem)
+            .map_err(|error| causes(&error))?;
+        // On disk first: a crash after this line starts with the new one, before it with the old one; both are good.
+        if let Err(error) = renewed.save(&self.paths) {
+            let path = PathBuf::from(&self.paths.certificate);
+            tracing::error!(path = %path.display(), error = %causes(&error),
+                "the new certificate cannot be written and is used from memory only; free some space");
+        }
+        self.tls.replace(&renewed).map_err(|error| causes(&error))?;
+        self.credentials = renewed;
+        Ok(())
+    }
+}

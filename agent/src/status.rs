@@ -1,0 +1,240 @@
+//! What this host says of its mounts: states and conditions, each with its reason, derived from what was ordered and
+//! what was seen. Pure; how it is sent is the business of the session and the local socket.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mooring_proto::agent::v1 as agent_pb;
+use mooring_proto::local::v1 as local_pb;
+use mooring_proto::v1 as pb;
+use mooring_proto::v1::{ConditionStatus, ConditionType, MountState};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::desired::{About, Order};
+use crate::mounter::MountError;
+use crate::mounter::through::Touched;
+use crate::observed::Seen;
+use crate::observed::record::{Phase, Record};
+use crate::probe::Probe;
+
+mod conditions;
+
+/// All mounts of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostStatus {
+    /// Whether every mount has been looked at since the agent began: before that, nothing is worth reporting.
+    pub ready: bool,
+    /// By assignment.
+    pub mounts: BTreeMap<Uuid, MountStatus>,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountStatus {
+    /// Whose it is.
+    pub about: About,
+    /// Where it is or shall be.
+    pub path: PathBuf,
+    /// The generation that is mounted; 0 for none.
+    pub generation: i64,
+    /// How it is.
+    pub state: MountState,
+    /// What is true of it, one of each type.
+    pub conditions: Vec<Condition>,
+    /// Since when it is mounted.
+    pub mount_time: Option<OffsetDateTime>,
+}
+
+/// Something that is or is not true of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What it speaks of.
+    pub kind: ConditionType,
+    /// Whether it is so.
+    pub status: ConditionStatus,
+    /// One CamelCase word.
+    pub reason: String,
+    /// Cause and remedy.
+    pub message: String,
+    /// Since when it is so.
+    pub since: OffsetDateTime,
+}
+
+/// All that is known of one assignment.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Whose it is.
+    pub about: &'a About,
+    /// The order, unless only a record tells of the mount.
+    pub order: Option<&'a Order>,
+    /// Where it is or shall be.
+    pub path: PathBuf,
+    /// What lies there.
+    pub seen: Seen<'a>,
+    /// How it answers.
+    pub probe: Option<&'a Probe>,
+    /// Why the last step failed, if it did.
+    pub failure: Option<&'a MountError>,
+    /// A removal is under way.
+    pub removing: bool,
+    /// The catalog does not list it.
+    pub orphan: bool,
+}
+
+impl Facts<'_> {
+    /// States and conditions as of `now`; what was so in `before` keeps its moment.
+    pub fn describe(&self, before: Option<&MountStatus>, now: OffsetDateTime) -> MountStatus {
+        let mut found = conditions::of(self, now);
+        for condition in &mut found {
+            let same = before
+                .into_iter()
+                .flat_map(|before| &before.conditions)
+                .find(|old| old.kind == condition.kind && old.status == condition.status);
+            if let Some(same) = same {
+                condition.since = same.since;
+            }
+        }
+        let record = self.mounted();
+        MountStatus {
+            about: self.about.clone(),
+            path: self.path.clone(),
+            generation: record.map_or(0, |record| record.generation),
+            state: self.state(&found),
+            conditions: found,
+            mount_time: record.and_then(|record| record.mount_time),
+        }
+    }
+
+    /// The record of a mount that is there, whether it answers or not.
+    fn mounted(&self) -> Option<&Record> {
+        match &self.seen {
+            Seen::Mounted(record) if record.phase == Phase::Mounted => Some(record),
+            Seen::Mounted(_)
+            | Seen::Nothing
+            | Seen::Dead(_)
+            | Seen::Unmounted(_)
+            | Seen::Lingering(_)
+            | Seen::Left(_)
+            | Seen::Unrecorded
+            | Seen::Foreign(_) => None,
+        }
+    }
+
+    fn is_mounted(&self) -> bool {
+        self.mounted().is_some() || self.seen == Seen::Unrecorded
+    }
+
+    fn state(&self, conditions: &[Condition]) -> MountState {
+        let is_false = |kind| {
+            conditions
+                .iter()
+                .any(|condition| condition.kind == kind && condition.status == ConditionStatus::False)
+        };
+        if self.removing {
+            return MountState::Unmounting;
+        }
+        if self.orphan {
+            return MountState::Orphaned;
+        }
+        if self.is_mounted() {
+            let read_only = self.about.mode != pb::Mode::ReadWrite;
+            let trouble = is_false(ConditionType::CredentialReady)
+                || is_false(ConditionType::EndpointReachable)
+                || is_false(ConditionType::Mounted)
+                || is_false(ConditionType::Healthy)
+                || (is_false(ConditionType::Writable) && !read_only)
+                || is_false(ConditionType::SpecCurrent);
+            return if trouble {
+                MountState::Degraded
+            } else {
+                MountState::Mounted
+            };
+        }
+        let stuck = self.failure.is_some()
+            || matches!(self.seen, Seen::Foreign(_))
+            || self
+                .order
+                .is_some_and(|order| order.spec.as_ref().map_or(true, |spec| spec.credential.is_none()));
+        if stuck {
+            MountState::Failed
+        } else {
+            MountState::Mounting
+        }
+    }
+
+    fn touched(&self) -> Option<&Touched> {
+        self.probe.and_then(|probe| probe.mount.as_ref())
+    }
+}
+
+impl MountStatus {
+    /// The same mount after its removal.
+    pub fn unmounted(mut self, reason: &str, now: OffsetDateTime) -> MountStatus {
+        self.state = MountState::Unmounted;
+        self.generation = 0;
+        self.mount_time = None;
+        self.conditions = vec![Condition {
+            kind: ConditionType::Mounted,
+            status: ConditionStatus::False,
+            reason: if reason.is_empty() {
+                "Removed".to_owned()
+            } else {
+                reason.to_owned()
+            },
+            message: "unmounted, as the catalog has ordered".to_owned(),
+            since: now,
+        }];
+        self
+    }
+
+    /// What the catalog is told.
+    pub fn to_report(&self) -> agent_pb::MountReport {
+        agent_pb::MountReport {
+            assignment_uid: self.about.uid.to_string(),
+            generation: self.generation,
+            state: self.state.into(),
+            conditions: self.conditions.iter().map(Condition::to_pb).collect(),
+            path: self.path.display().to_string(),
+            mount_time: self.mount_time.map(timestamp),
+            activation: self.about.activation.clone(),
+        }
+    }
+
+    /// What programs on this host are told.
+    pub fn to_local(&self) -> local_pb::LocalMount {
+        local_pb::LocalMount {
+            path: self.path.display().to_string(),
+            activation: self.about.activation.clone(),
+            connector: self.about.connector.clone(),
+            state: self.state.into(),
+            mode: self.about.mode.into(),
+            backend: self.about.backend.into(),
+            conditions: self.conditions.iter().map(Condition::to_pb).collect(),
+            mount_time: self.mount_time.map(timestamp),
+        }
+    }
+}
+
+impl Condition {
+    fn to_pb(&self) -> pb::Condition {
+        pb::Condition {
+            r#type: self.kind.into(),
+            status: self.status.into(),
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            since: Some(timestamp(self.since)),
+        }
+    }
+}
+
+/// The wire's form of a moment.
+pub fn timestamp(moment: OffsetDateTime) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: moment.unix_timestamp(),
+        nanos: moment.nanosecond().cast_signed(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! The six conditions of a mount, one function each: whether, in a word why, and in a sentence what to do.
+
+use mooring_control::WorkerStatus;
+use mooring_proto::v1::{ConditionStatus, ConditionType, Mode};
+use time::OffsetDateTime;
+
+use super::{Condition, Facts};
+use crate::mounter::MountError;
+use crate::mounter::through::Touched;
+use crate::observed::Seen;
+
+/// One of each type, in the order of the proto.
+pub(super) fn of(facts: &Facts<'_>, now: OffsetDateTime) -> Vec<Condition> {
+    let findings = [
+        (ConditionType::CredentialReady, credential_ready(facts)),
+        (ConditionType::EndpointReachable, endpoint_reachable(facts)),
+        (ConditionType::Mounted, mounted(facts)),
+        (ConditionType::Writable, writable(facts)),
+        (ConditionType::SpecCurrent, spec_current(facts)),
+        (ConditionType::Healthy, healthy(facts)),
+    ];
+    findings
+        .into_iter()
+        .map(
+            |(
+                kind,
+                Finding {
+                    status,
+                    reason,
+                    message,
+                },
+            )| Condition {
+                kind,
+                status,
+                reason: reason.to_owned(),
+                message,
+                since: now,
+            },
+        )
+        .collect()
+}
+
+struct Finding {
+    status: ConditionStatus,
+    reason: &'static str,
+    message: String,
+}
+
+fn yes(reason: &'static str, message: &str) -> Finding {
+    Finding {
+        status: ConditionStatus::True,
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+fn no(reason: &'static str, message: impl Into<String>) -> Finding {
+    Finding {
+        status: ConditionStatus::False,
+        reason,
+        message: message.into(),
+    }
+}
+
+fn unknown(reason: &'static str, message: &str) -> Finding {
+    Finding {
+        status: ConditionStatus::Unknown,
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+fn credential_ready(facts: &Facts<'_>) -> Finding {
+    if let Some(MountError::Credential { reason, message }) = facts.failure {
+        return no(reason, message.clone());
+    }
+    let spec = facts.order.and_then(|order| order.spec.as_ref().ok());
+    if spec.is_some_and(|spec| spec.credential.is_none()) {
+        return no(
+            "NoCredential",
+            "the catalog has sent no key: give the connector's secret an enabled version",
+        );
+    }
+    match worker_status(facts) {
+        Some(status) if status.key_refused => no(
+            "KeyRefused",
+            format!(
+                "the S3 service refuses the key ({}); check the bucket's policy, or add a new version to the secret",
+                status.store_error.as_deref().unwrap_or("it gives no reason")
+            ),
+        ),
+        Some(_) => yes("Accepted", "the worker has a key, and the S3 service accepts it"),
+        None => unknown("NotTried", "the key was not tried yet"),
+    }
+}
+
+fn endpoint_reachable(facts: &Facts<'_>) -> Finding {
+    if let Some(MountError::Store { reason, message }) = facts.failure {
+        return no(reason, message.clone());
+    }
+    match worker_status(facts) {
+        Some(WorkerStatus {
+            store_error: Some(error),
+            key_refused: false,
+            ..
+        }) => no(
+            "StoreUnavailable",
+            format!(
+                "the last request to the S3 service failed: {error}; check the connector's endpoint and this host's network"
+            ),
+        ),
+        Some(_) => yes("Reachable", "the S3 service answers"),
+        None => unknown("NotTried", "the S3 service was not asked yet"),
+    }
+}
+
+fn mounted(facts: &Facts<'_>) -> Finding {
+    if let Some(Err(unusable)) = facts.order.map(|order| order.spec.as_ref())
+        && !facts.is_mounted()
+    {
+        return no(unusable.reason, unusable.message.clone());
+    }
+    match (&facts.seen, facts.touched()) {
+        (Seen::Foreign(file_system), _) => no(
+            "PlaceTaken",
+            format!(
+                "something else ({file_system}) is mounted at {}; unmount it: umount {}",
+                facts.path.display(),
+                facts.path.display()
+            ),
+        ),
+        (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Answers)) if facts.is_mounted() => {
+            yes("Mounted", "the mount answers")
+        }
+        (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Fails(error))) if facts.is_mounted() => no(
+            "MountFails",
+            format!("the mount answers with an error: {error}; restart it"),
+        ),
+        (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Silent | Touched::Disconnected) | None)
+            if facts.is_mounted() =>
+        {
+            no(
+                "NotAnswering",
+                "the mount does not answer in time; if this lasts, restart it",
+            )
+        }
+        (Seen::Dead(_), _) => no("WorkerDied", "the mount's worker has died; it is mounted anew"),
+        _ => match facts.failure {
+            Some(error) => no(error.reason(), error.to_string()),
+            None if facts.removing => no("Unmounting", "it is being unmounted"),
+            None => no("Mounting", "it is being mounted"),
+        },
+    }
+}
+
+fn writable(facts: &Facts<'_>) -> Finding {
+    if facts.about.mode != Mode::ReadWrite {
+        return no("ReadOnly", "it is mounted read-only, as ordered");
+    }
+    if !facts.is_mounted() {
+        return unknown("NotMounted", "it is not mounted");
+    }
+    match worker_status(facts).and_then(|status| status.writable) {
+        Some(false) => no(
+            "StoreRefusesWrites",
+            "the S3 service refused the last write; check what the key may do in the bucket",
+        ),
+        Some(true) => yes("Writable", "the S3 service accepted the last write"),
+        None => yes(
+            "NotWrittenYet",
+            "nothing was written yet, and nothing is known against it",
+        ),
+    }
+}
+
+fn spec_current(facts: &Facts<'_>) -> Finding {
+    if facts.orphan {
+        return no(
+            "Orphaned",
+            "the catalog no longer lists this mount, and has not ordered its removal; it is kept. Activate the connector \
+             again, or unmount it by hand when nobody uses it",
+        );
+    }
+    if let Some(Err(unusable)) = facts.order.map(|order| order.spec.as_ref()) {
+        return no(unusable.reason, unusable.message.clone());
+    }
+    match facts.mounted() {
+        Some(record) if record.generation == facts.about.generation => {
+            yes("Current", "what is mounted is what the catalog orders")
+        }
+        Some(_) => match facts.failure {
+            Some(error) => no(error.reason(), error.to_string()),
+            None => no("Outdated", "the order has changed; it is mounted anew"),
+        },
+        None => unknown("NotMounted", "it is not mounted"),
+    }
+}
+
+fn healthy(facts: &Facts<'_>) -> Finding {
+    if !facts.is_mounted() {
+        return unknown("NotMounted", "it is not mounted");
+    }
+    match facts.probe.map(|probe| &probe.worker) {
+        None => unknown("NotAsked", "its worker was not asked yet"),
+        Some(Err(error)) => no(
+            "WorkerSilent",
+            format!("{error}; files may still be served. If this lasts, restart the mount"),
+        ),
+        Some(Ok(status)) => match remarks(status) {
+            None => yes("Healthy", "nothing else is wrong"),
+            Some(remarks) => Finding {
+                status: ConditionStatus::True,
+                reason: "Remarks",
+                message: remarks,
+            },
+        },
+    }
+}
+
+/// What people should know although nothing is broken.
+fn remarks(status: &WorkerStatus) -> Option<String> {
+    let mut remarks = Vec::new();
+    if status.hidden_keys.count > 0 {
+        remarks.push(format!(
+            "{} keys of the bucket are no file names and are not shown, such as {}",
+            status.hidden_keys.count,
+            status
+                .hidden_keys
+                .examples
+                .iter()
+                .map(|key| format!("{key:?}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
+    }
+    if status.activity.conflict_copies > 0 {
+        remarks.push(format!(
+            "{} files were saved as conflict copies because somebody else had changed them; look for them beside the originals",
+            status.activity.conflict_copies
+        ));
+    }
+    (!remarks.is_empty()).then(|| remarks.join("; "))
+}
+
+/// What the worker says, while there is a mount it could say it of.
+fn worker_status<'a>(facts: &'a Facts<'_>) -> Option<&'a WorkerStatus> {
+    if !facts.is_mounted() {
+        return None;
+    }
+    facts.probe?.worker.as_ref().ok()
+}

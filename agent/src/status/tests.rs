@@ -1,0 +1,230 @@
+use std::path::Path;
+
+use super::*;
+use crate::ledger::Held;
+use crate::observed::process::Process;
+
+fn order(change: impl FnOnce(&mut agent_pb::Assignment)) -> Order {
+    let mut assignment = agent_pb::Assignment {
+        uid: Uuid::from_u128(1).to_string(),
+        generation: 5,
+        spec: Some(agent_pb::AssignmentSpec {
+            project_id: "ml".into(),
+            mount_name: "a".into(),
+            endpoint: "https://s3.example".into(),
+            bucket: "data".into(),
+            mode: pb::Mode::ReadWrite.into(),
+            backend: pb::Backend::Default.into(),
+            ..Default::default()
+        }),
+        credential: Some(agent_pb::SealedCredential::default()),
+        ..Default::default()
+    };
+    change(&mut assignment);
+    let held = Held {
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    let set = crate::desired::DesiredSet::of(&held);
+    set.orders.into_values().next().unwrap()
+}
+
+fn record() -> Record {
+    Record {
+        assignment_uid: Uuid::from_u128(1),
+        generation: 5,
+        spec_hash: String::new(),
+        phase: Phase::Mounted,
+        path: "/m/ml/a".into(),
+        worker: Process {
+            pid: 1,
+            start_time: 1,
+        },
+        secret_version: String::new(),
+        activation: String::new(),
+        connector: String::new(),
+        read_only: false,
+        unix_group: None,
+        mount_time: Some(OffsetDateTime::UNIX_EPOCH),
+    }
+}
+
+fn good() -> Probe {
+    Probe {
+        worker: Ok(mooring_control::WorkerStatus::default()),
+        mount: Some(Touched::Answers),
+    }
+}
+
+fn facts<'a>(order: &'a Order, seen: Seen<'a>, probe: Option<&'a Probe>) -> Facts<'a> {
+    Facts {
+        about: &order.about,
+        order: Some(order),
+        path: "/m/ml/a".into(),
+        seen,
+        probe,
+        failure: None,
+        removing: false,
+        orphan: false,
+    }
+}
+
+fn describe(facts: &Facts<'_>) -> MountStatus {
+    facts.describe(None, OffsetDateTime::UNIX_EPOCH)
+}
+
+fn reason(status: &MountStatus, kind: ConditionType) -> (ConditionStatus, &str) {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.kind == kind)
+        .unwrap();
+    (condition.status, condition.reason.as_str())
+}
+
+#[test]
+fn a_good_mount_is_mounted_and_every_condition_says_why() {
+    let (order, record, probe) = (order(|_| {}), record(), good());
+    let status = describe(&facts(&order, Seen::Mounted(&record), Some(&probe)));
+    assert_eq!(status.state, MountState::Mounted);
+    assert_eq!(status.conditions.len(), 6);
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.status == ConditionStatus::True)
+    );
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| !condition.reason.is_empty() && !condition.message.is_empty())
+    );
+    assert_eq!(status.generation, 5);
+}
+
+#[test]
+fn a_read_only_mount_is_not_degraded_by_being_read_only() {
+    let order = order(|assignment| {
+        if let Some(spec) = assignment.spec.as_mut() {
+            spec.mode = pb::Mode::ReadOnly.into();
+        }
+    });
+    let (record, probe) = (record(), good());
+    let status = describe(&facts(&order, Seen::Mounted(&record), Some(&probe)));
+    assert_eq!(status.state, MountState::Mounted);
+    assert_eq!(
+        reason(&status, ConditionType::Writable),
+        (ConditionStatus::False, "ReadOnly")
+    );
+}
+
+#[test]
+fn what_the_worker_reports_degrades_the_right_condition() {
+    let (order, record) = (order(|_| {}), record());
+    let failing = |key_refused| Probe {
+        worker: Ok(mooring_control::WorkerStatus {
+            store_error: Some("403 SignatureDoesNotMatch".into()),
+            key_refused,
+            ..Default::default()
+        }),
+        mount: Some(Touched::Answers),
+    };
+    let unwritable = Probe {
+        worker: Ok(mooring_control::WorkerStatus {
+            writable: Some(false),
+            ..Default::default()
+        }),
+        mount: Some(Touched::Answers),
+    };
+    let hanging = Probe {
+        mount: Some(Touched::Silent),
+        ..good()
+    };
+    let silent = Probe {
+        worker: Err("its worker does not answer".into()),
+        mount: None,
+    };
+    for (probe, kind, expected) in [
+        (failing(true), ConditionType::CredentialReady, "KeyRefused"),
+        (
+            failing(false),
+            ConditionType::EndpointReachable,
+            "StoreUnavailable",
+        ),
+        (unwritable, ConditionType::Writable, "StoreRefusesWrites"),
+        (hanging, ConditionType::Mounted, "NotAnswering"),
+        (silent, ConditionType::Healthy, "WorkerSilent"),
+    ] {
+        let status = describe(&facts(&order, Seen::Mounted(&record), Some(&probe)));
+        assert_eq!(reason(&status, kind), (ConditionStatus::False, expected));
+        assert_eq!(status.state, MountState::Degraded, "{expected}");
+    }
+}
+
+#[test]
+fn what_is_not_mounted_is_mounting_until_something_fails() {
+    let order_ok = order(|_| {});
+    let trying = describe(&facts(&order_ok, Seen::Nothing, None));
+    assert_eq!(trying.state, MountState::Mounting);
+    let failure = MountError::Store {
+        reason: "StoreRefused",
+        message: "no such bucket".into(),
+    };
+    let failed = describe(&Facts {
+        failure: Some(&failure),
+        ..facts(&order_ok, Seen::Nothing, None)
+    });
+    assert_eq!(failed.state, MountState::Failed);
+    assert_eq!(
+        reason(&failed, ConditionType::EndpointReachable).1,
+        "StoreRefused"
+    );
+    assert_eq!(reason(&failed, ConditionType::Mounted).1, "StoreRefused");
+    let keyless = order(|assignment| assignment.credential = None);
+    let status = describe(&facts(&keyless, Seen::Nothing, None));
+    assert_eq!(status.state, MountState::Failed);
+    assert_eq!(reason(&status, ConditionType::CredentialReady).1, "NoCredential");
+    let foreign = order(|assignment| {
+        if let Some(spec) = assignment.spec.as_mut() {
+            spec.backend = pb::Backend::S3fs.into();
+        }
+    });
+    let status = describe(&facts(&foreign, Seen::Nothing, None));
+    assert_eq!(status.state, MountState::Failed);
+    assert_eq!(reason(&status, ConditionType::Mounted).1, "BackendUnavailable");
+}
+
+#[test]
+fn an_orphan_is_reported_as_such_and_a_removal_too() {
+    let (order, record, probe) = (order(|_| {}), record(), good());
+    let orphan = Facts {
+        orphan: true,
+        ..facts(&order, Seen::Mounted(&record), Some(&probe))
+    };
+    assert_eq!(describe(&orphan).state, MountState::Orphaned);
+    let removing = Facts {
+        removing: true,
+        ..facts(&order, Seen::Mounted(&record), Some(&probe))
+    };
+    assert_eq!(describe(&removing).state, MountState::Unmounting);
+    let gone = describe(&removing).unmounted("Deactivated", OffsetDateTime::UNIX_EPOCH);
+    assert_eq!(gone.state, MountState::Unmounted);
+    assert_eq!(gone.path, Path::new("/m/ml/a"));
+}
+
+#[test]
+fn a_condition_keeps_its_moment_while_it_stays_so() {
+    let (order, record, probe) = (order(|_| {}), record(), good());
+    let facts_now = facts(&order, Seen::Mounted(&record), Some(&probe));
+    let before = describe(&facts_now);
+    let later = OffsetDateTime::UNIX_EPOCH + time::Duration::HOUR;
+    let after = facts_now.describe(Some(&before), later);
+    assert_eq!(before, after);
+    let dead = Facts {
+        seen: Seen::Dead(&record),
+        ..facts(&order, Seen::Dead(&record), None)
+    };
+    let after = dead.describe(Some(&before), later);
+    assert!(after.conditions.iter().any(|condition| condition.since == later));
+}
