@@ -144,7 +144,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
             let join_file = config.join_file.as_deref();
             let join_file = join_file.ok_or(mooring_agent::agent::StartError::NotEnrolled)?;
             tokio::select! {
-                enrolled = enroll_with(config, join_file, &clock) => enrolled?, // dropped, its keys stay for the next try
+                enrolled = enroll_with(config, join_file, &clock) => drop(enrolled?), // dropped, its keys stay for the next try
                 () = shutdown.cancelled() => return Ok(()), // cancel-safe: no state
             }
         }
@@ -174,15 +174,15 @@ async fn enroll_once(config: &Config, join_file: &std::path::Path) -> anyhow::Re
         println!("this machine is {} already", host.name);
         return Ok(());
     }
-    enroll_with(config, join_file, &Clock::system()).await
-}
-
-async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<()> {
-    let join = enroll::read_join(join_file).context("no usable join string")?;
-    let facts = facts::gather(&config.mooring_fs).await;
-    let host = enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?;
+    let host = enroll_with(config, join_file, &Clock::system()).await?;
     println!("this machine is {} now", host.name);
     Ok(())
+}
+
+async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<Host> {
+    let join = enroll::read_join(join_file).context("no usable join string")?;
+    let facts = facts::gather(&config.mooring_fs).await;
+    Ok(enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?)
 }
 
 fn is_enrolled(config: &Config) -> anyhow::Result<bool> {

@@ -19,7 +19,7 @@ pub use messages::{
     WorkerConfig, WorkerStatus,
 };
 pub use secret::Secret;
-pub use transport::{Connection, Listener, PACKET_BYTES_MAX, TransportError};
+pub use transport::{Connection, Listener, PACKET_BYTES_MAX, SocketFile, TransportError};
 
 #[cfg(test)]
 mod tests;

@@ -57,11 +57,16 @@ pub struct Connection {
     socket: OwnedFd,
 }
 
-/// Where a worker waits for its agent. Dropping it removes the socket's file, unless a successor has
-/// put its own there.
+/// Where a worker waits for its agent. Dropping it removes the socket's file.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
+    file: SocketFile,
+}
+
+/// The file of a listener's socket.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
@@ -166,14 +171,19 @@ impl Listener {
         let socket = seqpacket()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
         let inode = std::fs::symlink_metadata(path).map_err(TransportError::Io)?.ino();
-        let listener = Listener {
-            socket,
+        let file = SocketFile {
             path: path.to_owned(),
             inode,
         };
+        let listener = Listener { socket, file };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(TransportError::Io)?;
         rustix::net::listen(&listener.socket, BACKLOG).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// The socket's file, for a process that ends without dropping its listener.
+    pub fn file(&self) -> SocketFile {
+        self.file.clone()
     }
 
     /// Waits for the next connection. Only root and the user of this process may connect.
@@ -195,10 +205,17 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        self.file.remove();
+    }
+}
+
+impl SocketFile {
+    /// Removes the file, unless a successor has put its own in its place: a worker whose mount was detached lives on
+    /// while files are open, and its successor listens at the same path meanwhile.
+    pub fn remove(&self) {
         use std::os::unix::fs::MetadataExt;
-        // A worker whose mount was detached lives on while files are open, and its successor listens at
-        // the same path meanwhile: that socket must stay.
         if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            // It may be gone this very moment; then it is as it should be.
             let _ = std::fs::remove_file(&self.path);
         }
     }

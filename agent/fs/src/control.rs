@@ -79,7 +79,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
         conversations: AtomicUsize::new(0),
     });
     let accepting = Arc::clone(&worker);
-    let socket = path.to_owned();
+    let socket = listener.file();
     std::thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || accepting.accept(&listener))
@@ -92,7 +92,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
     };
     runtime.shutdown_timeout(Duration::from_secs(1));
     // The thread that owns the listener never ends by itself.
-    let _ = std::fs::remove_file(socket);
+    socket.remove();
     outcome?;
     if clean {
         Ok(())
@@ -174,6 +174,8 @@ impl Worker {
         connection.set_send_deadline(SEND_DEADLINE)?;
         loop {
             let (message, descriptor) = connection.receive::<ToWorker>()?;
+            // Not in the arms below: a lock taken in what is matched on is held until the match ends.
+            let served = self.served.lock().clone();
             let answer = match message {
                 ToWorker::Hello { version } if version == PROTOCOL_VERSION => self.hello(),
                 ToWorker::Hello { version } => FromWorker::Failed {
@@ -190,7 +192,7 @@ impl Worker {
                         continue;
                     }
                 },
-                ToWorker::SetCredential { credential } => match self.served.lock().clone() {
+                ToWorker::SetCredential { credential } => match served {
                     Some(served) => {
                         served.credential.replace(access_key(&credential));
                         tracing::info!(access_key_id = credential.access_key_id, "a new key is in use");
@@ -200,7 +202,7 @@ impl Worker {
                 },
                 ToWorker::Status => FromWorker::Status(self.status()),
                 ToWorker::Stop { grace } => {
-                    if let Some(served) = self.served.lock().clone() {
+                    if let Some(served) = served {
                         let upload = served.filesystem.upload_everything();
                         // Whether all is uploaded is in the status that follows.
                         let _ = self

@@ -192,7 +192,9 @@ impl Mounter {
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
         self.runs.remove(uid);
-        let _ = std::fs::remove_dir(self.cache_dir.join(uid.to_string()));
+        let cache = self.cache_dir.join(uid.to_string());
+        let _ = std::fs::remove_dir(cache.join("staging"));
+        let _ = std::fs::remove_dir(cache);
     }
 
     /// Clears away what lies at the place of a mount that is to be made. Answers its status if, after all, it is
