@@ -12,17 +12,17 @@ use tonic_health::ServingStatus;
 
 use crate::ops::Catalog;
 
-//pub mod access;
-//pub mod audit;
-//pub mod auth;
+pub mod access;
+pub mod audit;
+pub mod auth;
 pub mod community;
-//pub mod connector;
+pub mod connector;
 pub mod decode;
 mod gate;
 pub mod project;
-//pub mod secret;
+pub mod secret;
 pub mod status;
-//pub mod user;
+pub mod user;
 
 /// The longest a call may take; a stream only until it begins. Calls are a few milliseconds of SQLite.
 const CALL_DURATION_MAX: Duration = Duration::from_secs(30);
@@ -50,7 +50,9 @@ pub async fn serve(
     incoming: Incoming,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let api = Api { catalog: catalog.clone() };
+    let api = Api {
+        catalog: catalog.clone(),
+    };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -68,14 +70,18 @@ pub async fn serve(
         .layer(gate::GateLayer::new(catalog))
         .add_service(health_service)
         .add_service(reflection)
-//        .add_service(pb::access_service_server::AccessServiceServer::new(api.clone()))
-//        .add_service(pb::audit_service_server::AuditServiceServer::new(api.clone()))
-//        .add_service(pb::auth_service_server::AuthServiceServer::new(api.clone()))
-        .add_service(pb::community_service_server::CommunityServiceServer::new(api.clone()))
-//        .add_service(pb::connector_service_server::ConnectorServiceServer::new(api.clone()))
+        .add_service(pb::access_service_server::AccessServiceServer::new(api.clone()))
+        .add_service(pb::audit_service_server::AuditServiceServer::new(api.clone()))
+        .add_service(pb::auth_service_server::AuthServiceServer::new(api.clone()))
+        .add_service(pb::community_service_server::CommunityServiceServer::new(
+            api.clone(),
+        ))
+        .add_service(pb::connector_service_server::ConnectorServiceServer::new(
+            api.clone(),
+        ))
         .add_service(pb::project_service_server::ProjectServiceServer::new(api.clone()))
-//        .add_service(pb::secret_service_server::SecretServiceServer::new(api.clone()))
-//        .add_service(pb::user_service_server::UserServiceServer::new(api))
+        .add_service(pb::secret_service_server::SecretServiceServer::new(api.clone()))
+        .add_service(pb::user_service_server::UserServiceServer::new(api))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await?;
     Ok(())

@@ -7,15 +7,22 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub mod access;
+pub mod activation;
+pub mod assignment;
 pub mod audit;
 pub mod community;
-//pub mod connector;
+pub mod connector;
 pub mod endpoint;
 pub mod error;
+pub mod host;
+pub mod import;
 pub mod join_token;
+pub mod mount;
 pub mod names;
+pub mod pool;
 pub mod project;
-//pub mod secret;
+pub mod publication;
+pub mod secret;
 pub mod texts;
 pub mod user;
 
@@ -43,7 +50,14 @@ pub struct Meta {
 impl Meta {
     /// Of a resource that is being created.
     pub fn new(uid: Uuid, texts: Texts, creator: impl Into<String>, now: OffsetDateTime) -> Self {
-        Self { uid, texts, creator: creator.into(), create_time: now, update_time: now, version: 1 }
+        Self {
+            uid,
+            texts,
+            creator: creator.into(),
+            create_time: now,
+            update_time: now,
+            version: 1,
+        }
     }
 
     /// Changes with every change, and differs from that of a deleted resource with the same name.
@@ -57,7 +71,9 @@ impl Meta {
         if given.is_empty() || given == self.etag() {
             return Ok(());
         }
-        Err(Error::Stale { resource: resource.to_string() })
+        Err(Error::Stale {
+            resource: resource.to_string(),
+        })
     }
 
     /// Applies new texts and marks the change.
@@ -96,7 +112,9 @@ impl Mode {
 
     /// Reads what [`Mode::as_str`] wrote.
     pub fn from_name(text: &str) -> Option<Self> {
-        [Self::ReadOnly, Self::ReadWrite].into_iter().find(|mode| mode.as_str() == text)
+        [Self::ReadOnly, Self::ReadWrite]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
     }
 }
 
@@ -123,7 +141,9 @@ impl Backend {
 
     /// Reads what [`Backend::as_str`] wrote.
     pub fn from_name(text: &str) -> Option<Self> {
-        [Self::Default, Self::Geesefs, Self::S3fs].into_iter().find(|backend| backend.as_str() == text)
+        [Self::Default, Self::Geesefs, Self::S3fs]
+            .into_iter()
+            .find(|backend| backend.as_str() == text)
     }
 }
 
@@ -156,7 +176,10 @@ impl<T> Paged<T> {
 
     /// The same page of something else.
     pub fn map<U>(self, each: impl FnMut(T) -> U) -> Paged<U> {
-        Paged { items: self.items.into_iter().map(each).collect(), next: self.next }
+        Paged {
+            items: self.items.into_iter().map(each).collect(),
+            next: self.next,
+        }
     }
 }
 

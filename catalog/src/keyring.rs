@@ -61,7 +61,8 @@ impl RootKey {
             files::write_new(path, hex.as_bytes(), files::PRIVATE)?;
         }
         let shown = path.display().to_string();
-        let text = files::read_private(path)?.ok_or_else(|| KeyringError::ForeignRootKey { path: shown.clone() })?;
+        let text =
+            files::read_private(path)?.ok_or_else(|| KeyringError::ForeignRootKey { path: shown.clone() })?;
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         hex::decode_to_slice(text.trim_ascii(), bytes.as_mut_slice())
             .map_err(|_| KeyringError::Malformed { path: shown.clone() })?;
@@ -70,7 +71,10 @@ impl RootKey {
             // A key of its own for another purpose, derived so that it does not weaken the first.
             fingerprints: {
                 let root = hmac::Key::new(hmac::HMAC_SHA256, bytes.as_slice());
-                hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, b"mooring request fingerprints v1").as_ref())
+                hmac::Key::new(
+                    hmac::HMAC_SHA256,
+                    hmac::sign(&root, b"mooring request fingerprints v1").as_ref(),
+                )
             },
             path: shown,
         })
@@ -101,7 +105,11 @@ pub struct SecretContext {
 
 impl SecretContext {
     fn aad(&self, what: &str) -> Vec<u8> {
-        format!("{FORMAT}/{what}/{}/{}/{}", self.project_uid, self.secret_uid, self.version).into_bytes()
+        format!(
+            "{FORMAT}/{what}/{}/{}/{}",
+            self.project_uid, self.secret_uid, self.version
+        )
+        .into_bytes()
     }
 }
 
@@ -123,13 +131,18 @@ impl Keyring {
         let epochs = wrapped
             .iter()
             .map(|(epoch, wrapped)| {
-                let foreign = || KeyringError::ForeignRootKey { path: root.path.clone() };
+                let foreign = || KeyringError::ForeignRootKey {
+                    path: root.path.clone(),
+                };
                 let key = open(&root.key, epoch_aad(*epoch), wrapped).map_err(|_| foreign())?;
                 let key = key_of(&key).ok_or_else(foreign)?;
                 Ok((*epoch, aead(&key)))
             })
             .collect::<Result<Vec<_>, KeyringError>>()?;
-        Ok(Self { epochs, fingerprints: root.fingerprints })
+        Ok(Self {
+            epochs,
+            fingerprints: root.fingerprints,
+        })
     }
 
     /// Seals a value under a new data key.
@@ -145,8 +158,16 @@ impl Keyring {
 
     /// Opens a value in the context it was sealed in.
     pub fn unseal(&self, context: SecretContext, sealed: &Sealed) -> Result<SecretBytes, KeyringError> {
-        let Sealed { epoch, wrapped_key, ciphertext } = sealed;
-        let (_, epoch_key) = self.epochs.iter().find(|(known, _)| known == epoch).ok_or(KeyringError::Sealed)?;
+        let Sealed {
+            epoch,
+            wrapped_key,
+            ciphertext,
+        } = sealed;
+        let (_, epoch_key) = self
+            .epochs
+            .iter()
+            .find(|(known, _)| known == epoch)
+            .ok_or(KeyringError::Sealed)?;
         let data_key = open(epoch_key, context.aad("data-key"), wrapped_key)?;
         let data_key = key_of(&data_key).ok_or(KeyringError::Sealed)?;
         let value = open(&aead(&data_key), context.aad("value"), ciphertext)?;
@@ -156,7 +177,10 @@ impl Keyring {
     /// Recognises a repeated request. Keyed, because requests may carry secrets and the database must not help to
     /// guess them.
     pub fn fingerprint(&self, request: &[u8]) -> [u8; 32] {
-        hmac::sign(&self.fingerprints, request).as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
+        hmac::sign(&self.fingerprints, request)
+            .as_ref()
+            .try_into()
+            .expect("HMAC-SHA-256 has 32 bytes")
     }
 }
 
@@ -166,7 +190,9 @@ fn epoch_aad(epoch: i64) -> Vec<u8> {
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyringError> {
     let mut bytes = Zeroizing::new([0; N]);
-    SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_| KeyringError::Random)?;
+    SystemRandom::new()
+        .fill(bytes.as_mut_slice())
+        .map_err(|_| KeyringError::Random)?;
     Ok(bytes)
 }
 
@@ -183,7 +209,11 @@ fn seal(key: &LessSafeKey, aad: Vec<u8>, value: &[u8]) -> Result<Vec<u8>, Keyrin
     let nonce = random::<NONCE_LEN>()?;
     let mut body = Zeroizing::new(value.to_vec());
     let tag = key
-        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), body.as_mut_slice())
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(aad),
+            body.as_mut_slice(),
+        )
         .map_err(|_| KeyringError::Sealed)?;
     Ok([nonce.as_slice(), body.as_slice(), tag.as_ref()].concat())
 }
@@ -192,7 +222,10 @@ fn open(key: &LessSafeKey, aad: Vec<u8>, sealed: &[u8]) -> Result<Zeroizing<Vec<
     let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(KeyringError::Sealed)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| KeyringError::Sealed)?;
     let mut body = Zeroizing::new(body.to_vec());
-    let length = key.open_in_place(nonce, Aad::from(aad), &mut body).map_err(|_| KeyringError::Sealed)?.len();
+    let length = key
+        .open_in_place(nonce, Aad::from(aad), &mut body)
+        .map_err(|_| KeyringError::Sealed)?
+        .len();
     body.truncate(length);
     Ok(body)
 }
@@ -208,7 +241,11 @@ mod tests {
     }
 
     fn context() -> SecretContext {
-        SecretContext { secret_uid: Uuid::from_u128(1), version: 1, project_uid: Uuid::from_u128(2) }
+        SecretContext {
+            secret_uid: Uuid::from_u128(1),
+            version: 1,
+            project_uid: Uuid::from_u128(2),
+        }
     }
 
     #[test]
@@ -219,9 +256,18 @@ mod tests {
         let sealed = keyring.seal(context(), &value).unwrap();
         assert_eq!(keyring.unseal(context(), &sealed).unwrap().expose(), b"planted");
         for other in [
-            SecretContext { secret_uid: Uuid::from_u128(9), ..context() },
-            SecretContext { version: 2, ..context() },
-            SecretContext { project_uid: Uuid::from_u128(9), ..context() },
+            SecretContext {
+                secret_uid: Uuid::from_u128(9),
+                ..context()
+            },
+            SecretContext {
+                version: 2,
+                ..context()
+            },
+            SecretContext {
+                project_uid: Uuid::from_u128(9),
+                ..context()
+            },
         ] {
             assert!(keyring.unseal(other, &sealed).is_err());
         }
@@ -235,7 +281,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keyring = keyring(dir.path());
         let value = SecretBytes::new(b"planted".to_vec());
-        let (one, two) = (keyring.seal(context(), &value).unwrap(), keyring.seal(context(), &value).unwrap());
+        let (one, two) = (
+            keyring.seal(context(), &value).unwrap(),
+            keyring.seal(context(), &value).unwrap(),
+        );
         assert_ne!(one.ciphertext, two.ciphertext);
         assert!(!one.ciphertext.windows(7).any(|bytes| bytes == b"planted"));
     }

@@ -4,8 +4,10 @@
 //! (rows), and back through `api`. The same noun has the same file name in each layer.
 
 pub mod api;
+pub mod config;
 pub mod domain;
 pub mod keyring;
 pub mod ops;
 pub mod policy;
+pub mod server;
 pub mod store;

@@ -12,15 +12,15 @@ use crate::keyring::Keyring;
 use crate::policy::{self, Action, Actor, Caller, Permit};
 use crate::store::{Snapshot, Store, Writing, request};
 
-//pub mod access;
-//pub mod audit;
-//pub mod auth;
+pub mod access;
+pub mod audit;
+pub mod auth;
 pub mod community;
-//pub mod connector;
+pub mod connector;
 pub mod project;
-//pub mod realm;
-//pub mod secret;
-//pub mod user;
+pub mod realm;
+pub mod secret;
+pub mod user;
 
 /// All that use cases work with.
 pub struct Catalog {
@@ -50,6 +50,23 @@ pub struct Settings {
 }
 
 impl Catalog {
+    /// Puts together what use cases work with.
+    pub fn new(
+        store: Store,
+        keyring: Keyring,
+        authority: Authority,
+        clock: Clock,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            store,
+            keyring,
+            authority,
+            clock,
+            settings,
+        }
+    }
+
     /// Judges whether the caller may do this, before any field of the request is looked at.
     pub async fn permit<A: Action>(&self, caller: &Caller, action: A) -> Result<Permit<A>, Error> {
         policy::permit(&self.read().await?, caller, action).await
@@ -90,7 +107,10 @@ struct OnceKey {
 impl<T> Once<T> {
     /// For a call that carries no request id.
     pub fn without_id() -> Self {
-        Self { key: None, encode: |_| Vec::new() }
+        Self {
+            key: None,
+            encode: |_| Vec::new(),
+        }
     }
 
     /// For a call with this id. The fingerprint tells a repetition from another call with the same id.
@@ -100,12 +120,24 @@ impl<T> Once<T> {
         fingerprint: [u8; 32],
         encode: fn(&T) -> Vec<u8>,
     ) -> Self {
-        Self { key: Some(OnceKey { request_id, method, fingerprint }), encode }
+        Self {
+            key: Some(OnceKey {
+                request_id,
+                method,
+                fingerprint,
+            }),
+            encode,
+        }
     }
 
     /// The answer of the first time, if there was one. Another call with the same id is refused.
     pub async fn answered(&self, snapshot: &Snapshot, actor: &Actor) -> Result<Option<Answer<T>>, Error> {
-        let Some(OnceKey { request_id, method, fingerprint }) = &self.key else {
+        let Some(OnceKey {
+            request_id,
+            method,
+            fingerprint,
+        }) = &self.key
+        else {
             return Ok(None);
         };
         let Some(before) = request::find(snapshot, actor.uid, *request_id).await? else {
@@ -122,7 +154,12 @@ impl<T> Once<T> {
 
     /// Keeps the answer, in the transaction of the call.
     pub async fn keep(&self, writing: &Writing, actor: &Actor, answer: &T) -> Result<(), Error> {
-        let Some(OnceKey { request_id, method, fingerprint }) = &self.key else {
+        let Some(OnceKey {
+            request_id,
+            method,
+            fingerprint,
+        }) = &self.key
+        else {
             return Ok(());
         };
         let answered = request::Answered {

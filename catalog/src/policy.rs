@@ -57,11 +57,22 @@ impl std::fmt::Display for Caller {
 impl Caller {
     /// Who is at the other end of a connection.
     pub fn of(peer: &Peer) -> Self {
-        let Some(PeerIdentity { principal, serial, not_after, key_sha256, .. }) = peer.identity() else {
+        let Some(PeerIdentity {
+            principal,
+            serial,
+            not_after,
+            key_sha256,
+            ..
+        }) = peer.identity()
+        else {
             return Self::Anybody;
         };
-        let identity =
-            Identity { uid: principal.uid(), serial: serial.clone(), not_after: *not_after, key: *key_sha256 };
+        let identity = Identity {
+            uid: principal.uid(),
+            serial: serial.clone(),
+            not_after: *not_after,
+            key: *key_sha256,
+        };
         match principal {
             Principal::User(_) => Self::User(identity),
             Principal::Host(_) => Self::Host(identity),
@@ -71,25 +82,41 @@ impl Caller {
     /// The caller as a user with a valid certificate.
     pub fn user(&self, now: OffsetDateTime) -> Result<&Identity, Error> {
         match self {
-            Self::User(identity) => identity.valid(now, "your certificate has ended; renew it with `mooring login`"),
-            Self::Anybody => Err(Error::Unauthenticated { reason: "this call needs a certificate; run `mooring login`" }),
-            Self::Host(_) => Err(Error::Unauthenticated { reason: "this call is for people; it came with a host's certificate" }),
+            Self::User(identity) => {
+                identity.valid(now, "your certificate has ended; renew it with `mooring login`")
+            }
+            Self::Anybody => Err(Error::Unauthenticated {
+                reason: "this call needs a certificate; run `mooring login`",
+            }),
+            Self::Host(_) => Err(Error::Unauthenticated {
+                reason: "this call is for people; it came with a host's certificate",
+            }),
         }
     }
 
     /// The caller as a host with a valid certificate. Whether the host still exists, the use case asks.
     pub fn host(&self, now: OffsetDateTime) -> Result<&Identity, Error> {
         match self {
-            Self::Host(identity) => identity.valid(now, "the host's certificate has ended; enrol the host again"),
-            Self::Anybody => Err(Error::Unauthenticated { reason: "this call needs a host's certificate; enrol the host" }),
-            Self::User(_) => Err(Error::Unauthenticated { reason: "this call is for hosts; it came with a user's certificate" }),
+            Self::Host(identity) => {
+                identity.valid(now, "the host's certificate has ended; enrol the host again")
+            }
+            Self::Anybody => Err(Error::Unauthenticated {
+                reason: "this call needs a host's certificate; enrol the host",
+            }),
+            Self::User(_) => Err(Error::Unauthenticated {
+                reason: "this call is for hosts; it came with a user's certificate",
+            }),
         }
     }
 }
 
 impl Identity {
     fn valid(&self, now: OffsetDateTime, ended: &'static str) -> Result<&Self, Error> {
-        if now > self.not_after { Err(Error::Unauthenticated { reason: ended }) } else { Ok(self) }
+        if now > self.not_after {
+            Err(Error::Unauthenticated { reason: ended })
+        } else {
+            Ok(self)
+        }
     }
 }
 
@@ -104,7 +131,9 @@ pub trait Action {
 
     /// The resource as the request named it, for the denial.
     fn resource(&self) -> String {
-        self.scopes().first().map_or_else(|| "realm".into(), ToString::to_string)
+        self.scopes()
+            .first()
+            .map_or_else(|| "realm".into(), ToString::to_string)
     }
 }
 
@@ -129,7 +158,10 @@ pub struct Actor {
 /// Judges an action before its fields are looked at.
 pub async fn permit<A: Action>(snapshot: &Snapshot, caller: &Caller, action: A) -> Result<Permit<A>, Error> {
     judge(snapshot, caller, &action).await?;
-    Ok(Permit { action, caller: caller.clone() })
+    Ok(Permit {
+        action,
+        caller: caller.clone(),
+    })
 }
 
 impl<A: Action> Permit<A> {
@@ -150,7 +182,11 @@ pub async fn require(
     if holds(snapshot, actor.uid, permission, scope).await? {
         return Ok(());
     }
-    Err(denial(permission.need(), std::slice::from_ref(scope), scope.to_string()))
+    Err(denial(
+        permission.need(),
+        std::slice::from_ref(scope),
+        scope.to_string(),
+    ))
 }
 
 /// Whether a user has a permission on a scope. False for scopes that do not exist, unless the realm gives it.
@@ -169,7 +205,9 @@ pub async fn holds(
     if operator {
         return Ok(true);
     }
-    let standing = store::access::standing(snapshot, user, scope).await?.unwrap_or_default();
+    let standing = store::access::standing(snapshot, user, scope)
+        .await?
+        .unwrap_or_default();
     Ok(role_holds(need, scope, standing))
 }
 
@@ -197,12 +235,18 @@ pub async fn enabled_user(snapshot: &Snapshot, caller: &Caller) -> Result<Actor,
 pub async fn user_in_state(snapshot: &Snapshot, identity: &Identity) -> Result<Actor, Error> {
     let user = store::user::by_uid(snapshot, identity.uid)
         .await?
-        .ok_or(Error::Unauthenticated { reason: "the user of this certificate does not exist any more; ask an operator" })?;
+        .ok_or(Error::Unauthenticated {
+            reason: "the user of this certificate does not exist any more; ask an operator",
+        })?;
     match user.state {
-        UserState::Enabled => Ok(Actor { uid: identity.uid, name: user.name, identity: identity.clone() }),
-        UserState::Disabled => {
-            Err(Error::Unauthenticated { reason: "the user of this certificate is disabled; ask an operator" })
-        }
+        UserState::Enabled => Ok(Actor {
+            uid: identity.uid,
+            name: user.name,
+            identity: identity.clone(),
+        }),
+        UserState::Disabled => Err(Error::Unauthenticated {
+            reason: "the user of this certificate is disabled; ask an operator",
+        }),
     }
 }
 
@@ -212,7 +256,10 @@ async fn judge<A: Action>(snapshot: &Snapshot, caller: &Caller, action: &A) -> R
     let scopes = action.scopes();
     match rule.access {
         Access::Anybody | Access::ExpiredUser | Access::User => Ok(actor),
-        Access::Host => Err(Error::internal(format!("{} is for hosts and takes no permit", A::RPC))),
+        Access::Host => Err(Error::internal(format!(
+            "{} is for hosts and takes no permit",
+            A::RPC
+        ))),
         Access::With(permission) => {
             if on_some_scope(snapshot, actor.uid, permission, &scopes).await? {
                 return Ok(actor);
@@ -233,8 +280,12 @@ async fn judge<A: Action>(snapshot: &Snapshot, caller: &Caller, action: &A) -> R
                     return Ok(actor);
                 }
             }
-            let known = permissions.iter().find(|p| scopes.iter().any(|s| least_role(p.need(), s).is_some()));
-            let named = known.or(permissions.first()).ok_or_else(|| Error::internal("a rule without permissions"))?;
+            let known = permissions
+                .iter()
+                .find(|p| scopes.iter().any(|s| least_role(p.need(), s).is_some()));
+            let named = known
+                .or(permissions.first())
+                .ok_or_else(|| Error::internal("a rule without permissions"))?;
             Err(denial(named.need(), &scopes, action.resource()))
         }
     }
@@ -260,7 +311,11 @@ fn denial(need: &Need, scopes: &[Scope], resource: String) -> Error {
         .iter()
         .find_map(|scope| Some(format!("{} on {scope}", least_role(need, scope)?)))
         .unwrap_or_else(|| format!("{} on realm", Role::Operator));
-    Error::Denied(Denial { permission: need.name, resource, role_needed })
+    Error::Denied(Denial {
+        permission: need.name,
+        resource,
+        role_needed,
+    })
 }
 
 //#[cfg(test)]

@@ -5,9 +5,10 @@
 //! row and the events that carry it, in the same transaction; revisions are dense and in commit order. Reads see one
 //! consistent state. Writers queue in this process first, so SQLite's lock is seldom contended.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use sea_orm::{
@@ -16,25 +17,35 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, watch};
+use uuid::Uuid;
 
 use crate::domain::Error;
 use crate::domain::audit::Change;
 
 pub mod access;
+pub mod activation;
+pub mod assignment;
 pub mod audit;
 mod columns;
 pub mod community;
-//pub mod connector;
+pub mod connector;
+pub mod connector_use;
 mod entity;
+pub mod host;
+pub mod import;
 pub mod join_token;
 pub mod key_epoch;
 mod migrations;
+pub mod mount;
 pub mod mount_name;
+mod orders;
+pub mod pool;
 pub mod project;
+pub mod publication;
 pub mod realm;
 pub mod request;
-//pub mod secret;
+pub mod secret;
 pub mod usage;
 pub mod user;
 
@@ -49,6 +60,7 @@ pub struct Store {
     connection: DatabaseConnection,
     writer: Arc<Mutex<()>>,
     revision: watch::Sender<i64>,
+    orders: Arc<orders::Orders>,
 }
 
 impl Store {
@@ -72,8 +84,15 @@ impl Store {
                     .pragma("secure_delete", "ON")
             });
         let connection = Database::connect(options).await.map_err(failed)?;
-        migrations::Migrator::up(&connection, None).await.map_err(failed)?;
-        let store = Self { connection, writer: Arc::default(), revision: watch::Sender::new(0) };
+        migrations::Migrator::up(&connection, None)
+            .await
+            .map_err(failed)?;
+        let store = Self {
+            connection,
+            writer: Arc::default(),
+            revision: watch::Sender::new(0),
+            orders: Arc::default(),
+        };
         let revision = realm::revision_if_any(&store.connection).await?;
         store.revision.send_replace(revision);
         Ok(store)
@@ -88,12 +107,24 @@ impl Store {
     pub async fn write(&self, now: OffsetDateTime) -> Result<Writing, Error> {
         let guard = self.writer.clone().lock_owned().await;
         let snapshot = self.begin(SqliteTransactionMode::Immediate, now).await?;
-        Ok(Writing { snapshot, revision: self.revision.clone(), _queue: guard })
+        Ok(Writing {
+            snapshot,
+            revision: self.revision.clone(),
+            taken: OnceCell::new(),
+            orders: self.orders.clone(),
+            ordered: std::sync::Mutex::default(),
+            _queue: guard,
+        })
     }
 
     /// Tells of each new revision. A hint to look: the newest wins, none is promised.
     pub fn revisions(&self) -> watch::Receiver<i64> {
         self.revision.subscribe()
+    }
+
+    /// Tells of each revision that changed what one host shall have. A hint to look, as well.
+    pub fn orders_of(&self, host_uid: Uuid) -> watch::Receiver<i64> {
+        self.orders.of_host(host_uid)
     }
 
     /// Closes all connections.
@@ -102,9 +133,19 @@ impl Store {
     }
 
     async fn begin(&self, mode: SqliteTransactionMode, now: OffsetDateTime) -> Result<Snapshot, Error> {
-        let options = TransactionOptions { sqlite_transaction_mode: Some(mode), ..TransactionOptions::default() };
-        let transaction = self.connection.begin_with_options(options).await.map_err(failed)?;
-        Ok(Snapshot { transaction, now: columns::to_stored_precision(now) })
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(mode),
+            ..TransactionOptions::default()
+        };
+        let transaction = self
+            .connection
+            .begin_with_options(options)
+            .await
+            .map_err(failed)?;
+        Ok(Snapshot {
+            transaction,
+            now: columns::to_stored_precision(now),
+        })
     }
 }
 
@@ -132,6 +173,9 @@ impl Snapshot {
 pub struct Writing {
     snapshot: Snapshot,
     revision: watch::Sender<i64>,
+    taken: OnceCell<i64>,
+    orders: Arc<orders::Orders>,
+    ordered: std::sync::Mutex<BTreeSet<Uuid>>,
     _queue: OwnedMutexGuard<()>,
 }
 
@@ -144,25 +188,55 @@ impl Deref for Writing {
 }
 
 impl Writing {
-    /// Takes the next revision for what this transaction does. [`Writing::commit`] does so by itself; only rows that
-    /// carry the revision (assignments) need it earlier, as late as they can, and then [`Writing::commit_at`].
+    /// The revision of what this transaction does, taken at the first call. [`Writing::commit`] does so by itself; only
+    /// rows that carry the revision (assignments) need it earlier, as late as they can.
     pub async fn next_revision(&self) -> Result<i64, Error> {
-        realm::next_revision(self).await
+        self.taken
+            .get_or_try_init(|| realm::next_revision(self))
+            .await
+            .copied()
     }
 
     /// Ends a mutation: revision, audit row and events, all or nothing. Answers the revision.
     pub async fn commit(self, change: Change) -> Result<i64, Error> {
         let revision = self.next_revision().await?;
-        self.commit_at(revision, change).await
+        audit::insert(&self, revision, change).await?;
+        self.finish(revision).await?;
+        Ok(revision)
     }
 
-    /// Ends a mutation whose revision was taken by [`Writing::next_revision`].
-    pub async fn commit_at(self, revision: i64, change: Change) -> Result<i64, Error> {
-        audit::insert(&self, revision, change).await?;
-        let Self { snapshot, revision: revisions, _queue } = self;
+    /// Ends what a host has reported: it takes a revision, because a state has changed, but nobody acted, so there is
+    /// nothing to audit.
+    pub async fn commit_observed(self) -> Result<i64, Error> {
+        let revision = self.next_revision().await?;
+        self.finish(revision).await?;
+        Ok(revision)
+    }
+
+    /// Has this host's stream woken by the commit.
+    pub(in crate::store) fn orders_changed(&self, host_uid: Uuid) {
+        self.ordered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(host_uid);
+    }
+
+    async fn finish(self, revision: i64) -> Result<(), Error> {
+        let Self {
+            snapshot,
+            revision: revisions,
+            taken: _,
+            orders,
+            ordered,
+            _queue,
+        } = self;
         snapshot.transaction.commit().await.map_err(failed)?;
         revisions.send_replace(revision);
-        Ok(revision)
+        orders.changed(
+            ordered.into_inner().unwrap_or_else(PoisonError::into_inner),
+            revision,
+        );
+        Ok(())
     }
 
     /// Ends what is no mutation in the sense of the audit: heartbeats, reports, clean-up. Takes no revision.
@@ -174,7 +248,9 @@ impl Writing {
 /// What the database says, as an [`Error`]. Everything it can say means that nothing was changed.
 fn failed(error: DbErr) -> Error {
     match &error {
-        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) | DbErr::Exec(_) | DbErr::Query(_) if error.sql_err().is_none() => {
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) | DbErr::Exec(_) | DbErr::Query(_)
+            if error.sql_err().is_none() =>
+        {
             Error::Store(Box::new(error))
         }
         // Keys and references are checked before they are written, inside the transaction: a violation is our mistake.

@@ -9,7 +9,9 @@ use super::Api;
 use super::decode::{self, Mask, TEXT_FIELDS, page_token, split, timestamp};
 use crate::domain::Violations;
 use crate::domain::community::{Community, CommunityChange, NewCommunity};
-use crate::ops::community::{CreateCommunity, DeleteCommunity, GetCommunity, ListCommunities, UpdateCommunity};
+use crate::ops::community::{
+    CreateCommunity, DeleteCommunity, GetCommunity, ListCommunities, UpdateCommunity,
+};
 
 #[tonic::async_trait]
 impl pb::community_service_server::CommunityService for Api {
@@ -30,14 +32,22 @@ impl pb::community_service_server::CommunityService for Api {
         );
         let id = decode::optional_id("community_id", &body.community_id, &mut violations);
         let given = decode::body(body.community);
-        let texts =
-            decode::texts("community", given.display_name, given.description, given.labels, &mut violations);
+        let texts = decode::texts(
+            "community",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
         let new = NewCommunity { texts };
         decode::answer(self.catalog.create_community(permit, id, new, once).await?)
     }
 
-    async fn get_community(&self, request: Request<pb::GetCommunityRequest>) -> Result<Response<pb::Community>, Status> {
+    async fn get_community(
+        &self,
+        request: Request<pb::GetCommunityRequest>,
+    ) -> Result<Response<pb::Community>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, GetCommunity(name)).await?;
@@ -68,14 +78,27 @@ impl pb::community_service_server::CommunityService for Api {
         let permit = self.catalog.permit(&caller, UpdateCommunity(name)).await?;
         let mut violations = Violations::default();
         let mask = Mask::read(body.update_mask, &TEXT_FIELDS, &[], &mut violations);
-        let texts =
-            mask.texts("community", given.display_name, given.description, given.labels, &mut violations);
+        let texts = mask.texts(
+            "community",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
-        let change = CommunityChange { texts, etag: given.etag };
-        Ok(Response::new(self.catalog.update_community(permit, change).await?.into()))
+        let change = CommunityChange {
+            texts,
+            etag: given.etag,
+        };
+        Ok(Response::new(
+            self.catalog.update_community(permit, change).await?.into(),
+        ))
     }
 
-    async fn delete_community(&self, request: Request<pb::DeleteCommunityRequest>) -> Result<Response<()>, Status> {
+    async fn delete_community(
+        &self,
+        request: Request<pb::DeleteCommunityRequest>,
+    ) -> Result<Response<()>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, DeleteCommunity(name)).await?;

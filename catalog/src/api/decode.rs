@@ -28,7 +28,8 @@ pub fn split<T>(request: Request<T>) -> Result<(Caller, T), Error> {
 
 /// A resource name in a field of the request, before the permit: only its form is judged.
 pub fn name<T: std::str::FromStr<Err = String>>(field: &str, text: &str) -> Result<T, Error> {
-    text.parse().map_err(|problem: String| Error::invalid(field, problem))
+    text.parse()
+        .map_err(|problem: String| Error::invalid(field, problem))
 }
 
 /// The message in a field that must be there, such as the resource to create.
@@ -53,7 +54,12 @@ pub fn texts(
     given: Labels,
     violations: &mut Violations,
 ) -> Texts {
-    Texts { display_name, description, labels: given }.check(prefix, violations)
+    Texts {
+        display_name,
+        description,
+        labels: given,
+    }
+    .check(prefix, violations)
 }
 
 /// Which fields an update changes.
@@ -71,23 +77,41 @@ impl Mask {
         fixed: &[&str],
         violations: &mut Violations,
     ) -> Self {
-        const SERVER_SET: [&str; 9] =
-            ["name", "uid", "creator", "create_time", "update_time", "etag", "state", "mounts", "published"];
+        const SERVER_SET: [&str; 10] = [
+            "name",
+            "uid",
+            "creator",
+            "create_time",
+            "update_time",
+            "etag",
+            "state",
+            "mounts",
+            "mounted_hosts",
+            "published",
+        ];
         let Some(prost_types::FieldMask { paths }) = mask.filter(|mask| !mask.paths.is_empty()) else {
             return Self { paths: None };
         };
         if paths.iter().any(|path| path == "*") {
-            return Self { paths: Some(mutable.iter().map(|path| (*path).to_owned()).collect()) };
+            return Self {
+                paths: Some(mutable.iter().map(|path| (*path).to_owned()).collect()),
+            };
         }
         for path in &paths {
             // `labels.team` and `options.virtual_host_style` change the whole field: their root is what counts.
             let root = path.split('.').next().unwrap_or(path);
             if fixed.contains(&root) {
-                violations.add("update_mask", format!("`{path}` is given at creation and never changes; leave it out"));
+                violations.add(
+                    "update_mask",
+                    format!("`{path}` is given at creation and never changes; leave it out"),
+                );
             } else if !mutable.contains(&path.as_str()) && !SERVER_SET.contains(&root) {
                 violations.add(
                     "update_mask",
-                    format!("`{path}` is no field that can change; use some of {}", mutable.join(", ")),
+                    format!(
+                        "`{path}` is no field that can change; use some of {}",
+                        mutable.join(", ")
+                    ),
                 );
             }
         }
@@ -135,9 +159,16 @@ pub fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error>
             PAGE_SIZE_DEFAULT
         }
     };
-    let after = if page_token.is_empty() { None } else { token_key(list, page_token) };
+    let after = if page_token.is_empty() {
+        None
+    } else {
+        token_key(list, page_token)
+    };
     if !page_token.is_empty() && after.is_none() {
-        violations.add("page_token", "it was not given out for this list; begin again without one");
+        violations.add(
+            "page_token",
+            "it was not given out for this list; begin again without one",
+        );
     }
     violations.finish()?;
     Ok(Page { after, size })
@@ -145,7 +176,8 @@ pub fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error>
 
 /// The token of the page that begins after `key`; empty for none.
 pub fn page_token(list: &str, key: Option<String>) -> String {
-    key.map(|key| URL_SAFE_NO_PAD.encode(format!("{list}\0{key}"))).unwrap_or_default()
+    key.map(|key| URL_SAFE_NO_PAD.encode(format!("{list}\0{key}")))
+        .unwrap_or_default()
 }
 
 fn token_key(list: &str, token: &str) -> Option<String> {
@@ -166,7 +198,8 @@ pub fn once<M: Message, T>(
     if request_id.is_empty() {
         return Once::without_id();
     }
-    let parsed = Uuid::try_parse(request_id).map_err(|_| "it is no UUID; use a new random UUID for each call".into());
+    let parsed =
+        Uuid::try_parse(request_id).map_err(|_| "it is no UUID; use a new random UUID for each call".into());
     match violations.take("request_id", parsed) {
         Some(id) => {
             let bytes = zeroize::Zeroizing::new(request.encode_to_vec());
@@ -183,9 +216,9 @@ where
 {
     match answer {
         Answer::New(value) => Ok(Response::new(value.into())),
-        Answer::Stored(bytes) => {
-            Ok(Response::new(M::decode(bytes.as_slice()).map_err(Error::internal)?))
-        }
+        Answer::Stored(bytes) => Ok(Response::new(
+            M::decode(bytes.as_slice()).map_err(Error::internal)?,
+        )),
     }
 }
 
@@ -204,7 +237,13 @@ mod tests {
     #[test]
     fn a_page_token_belongs_to_one_list() {
         let token = page_token("projects", Some("ml".into()));
-        assert_eq!(page("projects", 0, &token).unwrap(), Page { after: Some("ml".into()), size: 100 });
+        assert_eq!(
+            page("projects", 0, &token).unwrap(),
+            Page {
+                after: Some("ml".into()),
+                size: 100
+            }
+        );
         assert!(page("communities", 0, &token).is_err());
         assert!(page("projects", 0, "x!").is_err());
         assert!(page("projects", -1, "").is_err());
@@ -213,7 +252,9 @@ mod tests {
     }
 
     fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
-        Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
+        Some(prost_types::FieldMask {
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        })
     }
 
     #[test]
@@ -233,8 +274,16 @@ mod tests {
     #[test]
     fn a_mask_with_fixed_or_unknown_fields_is_refused_and_server_set_ones_are_ignored() {
         let mut violations = Violations::default();
-        Mask::read(mask(&["community", "colour", "create_time"]), &TEXT_FIELDS, &["community"], &mut violations);
-        let problems: Vec<_> = violations.iter().map(|violation| violation.problem.as_str()).collect();
+        Mask::read(
+            mask(&["community", "colour", "create_time"]),
+            &TEXT_FIELDS,
+            &["community"],
+            &mut violations,
+        );
+        let problems: Vec<_> = violations
+            .iter()
+            .map(|violation| violation.problem.as_str())
+            .collect();
         assert_eq!(problems.len(), 2);
         assert!(problems[0].contains("never changes") && problems[1].contains("display_name"));
     }

@@ -37,7 +37,10 @@ pub(super) struct GateLayer {
 
 impl GateLayer {
     pub(super) fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, limiter: Arc::default() }
+        Self {
+            catalog,
+            limiter: Arc::default(),
+        }
     }
 }
 
@@ -45,7 +48,10 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { inner, layer: self.clone() }
+        Gate {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -110,7 +116,10 @@ async fn admit(
             if limiter.admits(address, now) {
                 return Ok(());
             }
-            Err(Error::Exhausted { reason: "too many calls without a certificate from this address; wait a second" }.into())
+            Err(Error::Exhausted {
+                reason: "too many calls without a certificate from this address; wait a second",
+            }
+            .into())
         }
         Access::Host => Ok(caller.host(now).map(drop)?),
         Access::ExpiredUser => match caller {
@@ -144,7 +153,10 @@ impl Bucket {
     fn at(self, now: OffsetDateTime) -> Self {
         let passed = (now - self.as_of).max(Duration::ZERO).as_seconds_f64();
         let calls_left = (self.calls_left + passed * ANONYMOUS_PER_SECOND).min(ANONYMOUS_BURST);
-        Self { calls_left, as_of: now }
+        Self {
+            calls_left,
+            as_of: now,
+        }
     }
 }
 
@@ -158,7 +170,10 @@ impl Limiter {
                 address = None;
             }
         }
-        let bucket = buckets.entry(address).or_insert(Bucket { calls_left: ANONYMOUS_BURST, as_of: now });
+        let bucket = buckets.entry(address).or_insert(Bucket {
+            calls_left: ANONYMOUS_BURST,
+            as_of: now,
+        });
         *bucket = bucket.at(now);
         if bucket.calls_left < 1.0 {
             return false;
@@ -175,7 +190,10 @@ mod tests {
     #[test]
     fn an_address_is_limited_and_recovers_and_does_not_limit_others() {
         let limiter = Limiter::default();
-        let (one, two) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
+        let (one, two) = (
+            Some(IpAddr::from([10, 0, 0, 1])),
+            Some(IpAddr::from([10, 0, 0, 2])),
+        );
         let start = OffsetDateTime::UNIX_EPOCH;
         let admitted = (0..200).filter(|_| limiter.admits(one, start)).count();
         assert_eq!(admitted, 100);

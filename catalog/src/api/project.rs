@@ -8,7 +8,7 @@ use mooring_proto::v1 as pb;
 use super::Api;
 use super::decode::{self, Mask, TEXT_FIELDS, page_token, split, timestamp};
 use crate::domain::Violations;
-use crate::domain::project::{Project, ProjectChange, NewProject};
+use crate::domain::project::{NewProject, Project, ProjectChange};
 use crate::ops::project::{CreateProject, DeleteProject, GetProject, ListProjects, UpdateProject};
 
 #[tonic::async_trait]
@@ -32,14 +32,22 @@ impl pb::project_service_server::ProjectService for Api {
         );
         let id = decode::optional_id("project_id", &body.project_id, &mut violations);
         let given = decode::body(body.project);
-        let texts =
-            decode::texts("project", given.display_name, given.description, given.labels, &mut violations);
+        let texts = decode::texts(
+            "project",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
         let new = NewProject { texts };
         decode::answer(self.catalog.create_project(permit, id, new, once).await?)
     }
 
-    async fn get_project(&self, request: Request<pb::GetProjectRequest>) -> Result<Response<pb::Project>, Status> {
+    async fn get_project(
+        &self,
+        request: Request<pb::GetProjectRequest>,
+    ) -> Result<Response<pb::Project>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, GetProject(name)).await?;
@@ -70,14 +78,27 @@ impl pb::project_service_server::ProjectService for Api {
         let permit = self.catalog.permit(&caller, UpdateProject(name)).await?;
         let mut violations = Violations::default();
         let mask = Mask::read(body.update_mask, &TEXT_FIELDS, &["community"], &mut violations);
-        let texts =
-            mask.texts("project", given.display_name, given.description, given.labels, &mut violations);
+        let texts = mask.texts(
+            "project",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
-        let change = ProjectChange { texts, etag: given.etag };
-        Ok(Response::new(self.catalog.update_project(permit, change).await?.into()))
+        let change = ProjectChange {
+            texts,
+            etag: given.etag,
+        };
+        Ok(Response::new(
+            self.catalog.update_project(permit, change).await?.into(),
+        ))
     }
 
-    async fn delete_project(&self, request: Request<pb::DeleteProjectRequest>) -> Result<Response<()>, Status> {
+    async fn delete_project(
+        &self,
+        request: Request<pb::DeleteProjectRequest>,
+    ) -> Result<Response<()>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, DeleteProject(name)).await?;
@@ -89,7 +110,12 @@ impl pb::project_service_server::ProjectService for Api {
 impl From<Project> for pb::Project {
     fn from(project: Project) -> Self {
         let etag = project.meta.etag();
-        let Project { name, meta, community, community_uid: _ } = project;
+        let Project {
+            name,
+            meta,
+            community,
+            community_uid: _,
+        } = project;
         Self {
             name: name.to_string(),
             uid: meta.uid.to_string(),

@@ -19,8 +19,10 @@ impl From<Error> for Status {
         let message = error.to_string();
         let mut details = ErrorDetails::new();
         let mut info = |reason: &str, metadata: &[(&str, &str)]| {
-            let metadata: HashMap<String, String> =
-                metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let metadata: HashMap<String, String> = metadata
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
             details.set_error_info(reason, DOMAIN, metadata);
         };
         let code = match &error {
@@ -28,10 +30,18 @@ impl From<Error> for Status {
                 info("UNAUTHENTICATED", &[]);
                 Code::Unauthenticated
             }
-            Error::Denied(Denial { permission, resource, role_needed }) => {
+            Error::Denied(Denial {
+                permission,
+                resource,
+                role_needed,
+            }) => {
                 info(
                     "PERMISSION_MISSING",
-                    &[("permission", permission), ("resource", resource), ("role_needed", role_needed)],
+                    &[
+                        ("permission", permission),
+                        ("resource", resource),
+                        ("role_needed", role_needed),
+                    ],
                 );
                 Code::PermissionDenied
             }
@@ -57,7 +67,11 @@ impl From<Error> for Status {
                 details.set_resource_info(kind_of(resource), resource, "", "it has changed");
                 Code::Aborted
             }
-            Error::Precondition { reason, subject, problem } => {
+            Error::Precondition {
+                reason,
+                subject,
+                problem,
+            } => {
                 info("PRECONDITION", &[("reason", reason), ("resource", subject)]);
                 details.add_precondition_failure_violation(*reason, subject, problem);
                 Code::FailedPrecondition

@@ -30,8 +30,13 @@ impl pb::user_service_server::UserService for Api {
         );
         let id = decode::optional_id("user_id", &body.user_id, &mut violations);
         let given = decode::body(body.user);
-        let texts =
-            decode::texts("user", given.display_name, given.description, given.labels, &mut violations);
+        let texts = decode::texts(
+            "user",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
         let new = NewUser { texts };
         decode::answer(self.catalog.create_user(permit, id, new, once).await?)
@@ -68,11 +73,21 @@ impl pb::user_service_server::UserService for Api {
         let permit = self.catalog.permit(&caller, UpdateUser(name)).await?;
         let mut violations = Violations::default();
         let mask = Mask::read(body.update_mask, &TEXT_FIELDS, &[], &mut violations);
-        let texts =
-            mask.texts("user", given.display_name, given.description, given.labels, &mut violations);
+        let texts = mask.texts(
+            "user",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
         violations.finish()?;
-        let change = UserChange { texts, etag: given.etag };
-        Ok(Response::new(self.catalog.update_user(permit, change).await?.into()))
+        let change = UserChange {
+            texts,
+            etag: given.etag,
+        };
+        Ok(Response::new(
+            self.catalog.update_user(permit, change).await?.into(),
+        ))
     }
 
     async fn delete_user(&self, request: Request<pb::DeleteUserRequest>) -> Result<Response<()>, Status> {
@@ -83,14 +98,20 @@ impl pb::user_service_server::UserService for Api {
         Ok(Response::new(()))
     }
 
-    async fn disable_user(&self, request: Request<pb::DisableUserRequest>) -> Result<Response<pb::User>, Status> {
+    async fn disable_user(
+        &self,
+        request: Request<pb::DisableUserRequest>,
+    ) -> Result<Response<pb::User>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, DisableUser(name)).await?;
         Ok(Response::new(self.catalog.disable_user(permit).await?.into()))
     }
 
-    async fn enable_user(&self, request: Request<pb::EnableUserRequest>) -> Result<Response<pb::User>, Status> {
+    async fn enable_user(
+        &self,
+        request: Request<pb::EnableUserRequest>,
+    ) -> Result<Response<pb::User>, Status> {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, EnableUser(name)).await?;
@@ -101,7 +122,12 @@ impl pb::user_service_server::UserService for Api {
 impl From<User> for pb::User {
     fn from(user: User) -> Self {
         let etag = user.meta.etag();
-        let User { name, meta, state, login_time: _ } = user;
+        let User {
+            name,
+            meta,
+            state,
+            login_time: _,
+        } = user;
         Self {
             name: name.to_string(),
             uid: meta.uid.to_string(),

@@ -23,7 +23,13 @@ pub enum Role {
 
 impl Role {
     /// All roles, the least first.
-    pub const ALL: [Self; 5] = [Self::Viewer, Self::Developer, Self::Editor, Self::Admin, Self::Operator];
+    pub const ALL: [Self; 5] = [
+        Self::Viewer,
+        Self::Developer,
+        Self::Editor,
+        Self::Admin,
+        Self::Operator,
+    ];
 
     /// As it is stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -127,7 +133,10 @@ mod tests {
         assert_eq!(of(None, Some(Role::Viewer)), Some(Role::Viewer));
         assert_eq!(of(None, Some(Role::Developer)), None);
         assert_eq!(of(None, Some(Role::Editor)), Some(Role::Editor));
-        assert_eq!(of(Some(Role::Developer), Some(Role::Viewer)), Some(Role::Developer));
+        assert_eq!(
+            of(Some(Role::Developer), Some(Role::Viewer)),
+            Some(Role::Developer)
+        );
         assert_eq!(of(Some(Role::Viewer), Some(Role::Admin)), Some(Role::Admin));
         assert_eq!(of(None, None), None);
     }

@@ -25,6 +25,8 @@ pub struct Activation {
     pub name: ActivationName,
     /// What every resource has.
     pub meta: Meta,
+    /// The project's uid.
+    pub project_uid: Uuid,
     /// What is mounted.
     pub target: Target,
     /// The target's uid.
@@ -93,8 +95,13 @@ pub struct NewActivation {
 
 /// The id of an activation whose maker chose none.
 pub fn default_id(target: &Target, pool: &PoolName) -> Id {
-    let text: String = format!("{}-{}", target.id(), pool.id()).chars().take(super::names::ID_LENGTH_MAX).collect();
-    text.trim_end_matches('-').parse().expect("two ids and a hyphen, cut to the longest id")
+    let text: String = format!("{}-{}", target.id(), pool.id())
+        .chars()
+        .take(super::names::ID_LENGTH_MAX)
+        .collect();
+    text.trim_end_matches('-')
+        .parse()
+        .expect("two ids and a hyphen, cut to the longest id")
 }
 
 /// The grace that was asked for, or why it cannot be.
@@ -245,8 +252,14 @@ pub fn outlook_of_live(pool: &str, parts: &[HostPart]) -> Outlook {
     }
     // The worst part speaks for all: people mend one thing after the other.
     let worst = parts.iter().max_by_key(|part| part.trouble().rank());
-    let (rank, sentence) = worst.map_or((0, String::new()), |part| (part.trouble().rank(), part.sentence()));
-    let others = parts.iter().filter(|part| part.trouble().rank() > 0).count().saturating_sub(1);
+    let (rank, sentence) = worst.map_or((0, String::new()), |part| {
+        (part.trouble().rank(), part.sentence())
+    });
+    let others = parts
+        .iter()
+        .filter(|part| part.trouble().rank() > 0)
+        .count()
+        .saturating_sub(1);
     let message = match others {
         0 => sentence,
         1 => format!("{sentence}; and 1 more host is not ready"),
@@ -265,21 +278,33 @@ pub fn outlook_of_live(pool: &str, parts: &[HostPart]) -> Outlook {
 /// How far an activation is that has ended. `remaining` are the hosts that have not yet said that it is unmounted.
 /// A host that is lost is waited for no longer: it is named, and it unmounts when it comes back.
 pub fn outlook_of_ended(remaining: &[HostPart]) -> Outlook {
-    let (lost, waited): (Vec<_>, Vec<_>) =
-        remaining.iter().partition(|part| part.host_state == HostState::Lost);
+    let (lost, waited): (Vec<_>, Vec<_>) = remaining
+        .iter()
+        .partition(|part| part.host_state == HostState::Lost);
     let mut message = Vec::new();
     if !waited.is_empty() {
         message.push(format!("waits for {} to unmount", names(&waited)));
-        message.extend(waited.iter().filter_map(|part| part.report.as_ref()).find_map(|report| {
-            (!report.message.is_empty()).then(|| report.message.clone())
-        }));
+        message.extend(
+            waited
+                .iter()
+                .filter_map(|part| part.report.as_ref())
+                .find_map(|report| (!report.message.is_empty()).then(|| report.message.clone())),
+        );
     }
     if !lost.is_empty() {
-        let verb = if lost.len() == 1 { "is lost and unmounts when it returns" } else { "are lost and unmount when they return" };
+        let verb = if lost.len() == 1 {
+            "is lost and unmounts when it returns"
+        } else {
+            "are lost and unmount when they return"
+        };
         message.push(format!("{} {verb}", names(&lost)));
     }
     Outlook {
-        state: if waited.is_empty() { ActivationState::Inactive } else { ActivationState::Deactivating },
+        state: if waited.is_empty() {
+            ActivationState::Inactive
+        } else {
+            ActivationState::Deactivating
+        },
         desired_hosts: 0,
         mounted_hosts: count(waited.iter().filter(|part| part.is_mounted()).count()),
         message: message.join("; "),
@@ -314,7 +339,9 @@ impl Trouble {
 
 impl HostPart {
     fn is_mounted(&self) -> bool {
-        self.report.as_ref().is_some_and(|report| report.state.is_mounted())
+        self.report
+            .as_ref()
+            .is_some_and(|report| report.state.is_mounted())
     }
 
     fn trouble(&self) -> Trouble {
@@ -350,9 +377,16 @@ impl HostPart {
             Trouble::Underway => said("waits to be mounted"),
             Trouble::Outdated => format!("{host}: the mount does not yet follow the latest change"),
             Trouble::Degraded => said("the mount is degraded"),
-            Trouble::Lost => format!("{host}: the host has not been heard of; see that its agent runs and reaches the catalog"),
+            Trouble::Lost => format!(
+                "{host}: the host has not been heard of; see that its agent runs and reaches the catalog"
+            ),
             Trouble::CredentialMissing => {
-                format!("{host}: {}", self.credential_missing.as_deref().unwrap_or("there is no usable key"))
+                format!(
+                    "{host}: {}",
+                    self.credential_missing
+                        .as_deref()
+                        .unwrap_or("there is no usable key")
+                )
             }
             Trouble::Failed => said("the mount failed"),
         }
@@ -362,7 +396,11 @@ impl HostPart {
 /// At most three names, the rest as a number.
 fn names(parts: &[&HostPart]) -> String {
     const NAMED_MAX: usize = 3;
-    let named: Vec<&str> = parts.iter().take(NAMED_MAX).map(|part| part.host.as_str()).collect();
+    let named: Vec<&str> = parts
+        .iter()
+        .take(NAMED_MAX)
+        .map(|part| part.host.as_str())
+        .collect();
     match parts.len().saturating_sub(NAMED_MAX) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),

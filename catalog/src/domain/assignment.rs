@@ -5,11 +5,61 @@
 //! Invariants: two equal specs have one hash, on every version of the catalog that writes [`HASH_HEAD`]; a generation
 //! rises exactly when the hash changes.
 
+use std::time::Duration;
+
+use uuid::Uuid;
+
 use super::{Backend, Mode};
 
 /// First bytes of what is hashed. A change of the layout below needs a new head, and with it a new hash for every
 /// assignment: each host then compares what it runs once more.
 const HASH_HEAD: &[u8] = b"mooring assignment spec v1";
+
+/// What one host must make true for one activation, or must undo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its identifier.
+    pub uid: Uuid,
+    /// The activation.
+    pub activation_uid: Uuid,
+    /// The host.
+    pub host_uid: Uuid,
+    /// The connector.
+    pub connector_uid: Uuid,
+    /// Raised with every change of the spec.
+    pub generation: i64,
+    /// What to mount.
+    pub spec: AssignmentSpec,
+    /// Hash of the spec.
+    pub spec_hash: String,
+    /// The revision that last changed it, its key or its removal.
+    pub revision: i64,
+    /// The order to undo it. Kept until the host has.
+    pub removal: Option<RemovalOrder>,
+}
+
+/// An order to unmount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovalOrder {
+    /// Why, in one CamelCase word: one of the constants below.
+    pub reason: &'static str,
+    /// How long to wait for open files before the folder is detached.
+    pub grace: Duration,
+}
+
+impl RemovalOrder {
+    /// Somebody deactivated it.
+    pub const DEACTIVATED: &'static str = "Deactivated";
+    /// The publication behind it was withdrawn.
+    pub const WITHDRAWN: &'static str = "PublicationWithdrawn";
+
+    /// Reads a reason back.
+    pub fn reason_from_name(text: &str) -> Option<&'static str> {
+        [Self::DEACTIVATED, Self::WITHDRAWN]
+            .into_iter()
+            .find(|reason| *reason == text)
+    }
+}
 
 /// What a host mounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +116,9 @@ impl AssignmentSpec {
             allowed_networks,
         } = self;
         let mut bytes = HASH_HEAD.to_vec();
-        for text in [activation, connector, project_id, mount_name, endpoint, region, bucket, prefix] {
+        for text in [
+            activation, connector, project_id, mount_name, endpoint, region, bucket, prefix,
+        ] {
             put_text(&mut bytes, text);
         }
         bytes.push(match mode {
@@ -136,7 +188,10 @@ mod tests {
     fn the_hash_of_a_spec_is_the_same_in_every_version_of_the_catalog() {
         // Computed by hand with Python's hashlib from the layout in the comment; a change here is a change of
         // every assignment in the field.
-        assert_eq!(spec().hash(), "83f7c3d61b7d4de850830798597ac739f09b739beda886bc1abd0179637fc6c7");
+        assert_eq!(
+            spec().hash(),
+            "83f7c3d61b7d4de850830798597ac739f09b739beda886bc1abd0179637fc6c7"
+        );
     }
 
     #[test]
@@ -167,7 +222,11 @@ mod tests {
 
     #[test]
     fn text_that_moves_from_one_field_to_the_next_changes_the_hash() {
-        let moved = AssignmentSpec { bucket: "report".into(), prefix: "s".into(), ..spec() };
+        let moved = AssignmentSpec {
+            bucket: "report".into(),
+            prefix: "s".into(),
+            ..spec()
+        };
         assert_ne!(moved.hash(), spec().hash());
     }
 

@@ -75,14 +75,21 @@ impl Change {
             actor: actor.to_string(),
             method,
             place: Place::default(),
-            events: vec![Event { kind, resource: resource.to_string(), uid }],
+            events: vec![Event {
+                kind,
+                resource: resource.to_string(),
+                uid,
+            }],
             details: BTreeMap::new(),
         }
     }
 
     /// In a project, and so in its community.
     pub fn in_project(mut self, project: Uuid, community: Uuid) -> Self {
-        self.place = Place { community: Some(community), project: Some(project) };
+        self.place = Place {
+            community: Some(community),
+            project: Some(project),
+        };
         self
     }
 
@@ -100,7 +107,11 @@ impl Change {
 
     /// Another resource that changed with it.
     pub fn also(mut self, kind: EventKind, resource: impl ToString, uid: Uuid) -> Self {
-        self.events.push(Event { kind, resource: resource.to_string(), uid });
+        self.events.push(Event {
+            kind,
+            resource: resource.to_string(),
+            uid,
+        });
         self
     }
 }

@@ -44,14 +44,24 @@ impl Endpoint {
     /// Judges the form only: for where a secret may be used, which the connector's own endpoint is compared with.
     pub fn of_form(text: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("it is missing; give the URL of the S3 service, such as `https://s3.example.com`".into());
+            return Err(
+                "it is missing; give the URL of the S3 service, such as `https://s3.example.com`".into(),
+            );
         }
-        if text.len() > LENGTH_MAX || text.chars().any(|c| c.is_control() || c.is_whitespace() || !c.is_ascii()) {
+        if text.len() > LENGTH_MAX
+            || text
+                .chars()
+                .any(|c| c.is_control() || c.is_whitespace() || !c.is_ascii())
+        {
             return Err("it is no URL: too long, or with spaces, control or non-ASCII characters".into());
         }
         let (scheme, rest) = text
             .split_once("://")
-            .filter(|(scheme, _)| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)))
+            .filter(|(scheme, _)| {
+                ["http", "https"]
+                    .iter()
+                    .any(|known| scheme.eq_ignore_ascii_case(known))
+            })
             .ok_or("it does not begin with https://; write it as `https://s3.example.com`")?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['?', '#']) {
@@ -63,10 +73,15 @@ impl Endpoint {
         if rest.contains(['/', '\\']) {
             return Err("it has a path; leave it out, the bucket and prefix have fields of their own".into());
         }
-        let authority: http::uri::Authority =
-            rest.parse().map_err(|_| "its host or port is not valid; write it as `https://host` or `https://host:port`")?;
-        if authority.host().is_empty() || (rest.contains(':') && !rest.ends_with(']') && authority.port_u16().is_none()) {
-            return Err("its host or port is not valid; write it as `https://host` or `https://host:port`".into());
+        let authority: http::uri::Authority = rest.parse().map_err(
+            |_| "its host or port is not valid; write it as `https://host` or `https://host:port`",
+        )?;
+        if authority.host().is_empty()
+            || (rest.contains(':') && !rest.ends_with(']') && authority.port_u16().is_none())
+        {
+            return Err(
+                "its host or port is not valid; write it as `https://host` or `https://host:port`".into(),
+            );
         }
         check_host_form(authority.host())?;
         let scheme = scheme.to_ascii_lowercase();
@@ -110,7 +125,10 @@ impl fmt::Display for Endpoint {
 
 impl EndpointRules {
     fn check_host(&self, host: &str) -> Result<(), String> {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         let inward = |what: &str| {
             Err(format!(
                 "it points to {what}; use the service's public address, or ask the operator to add the network to \
@@ -124,7 +142,9 @@ impl EndpointRules {
             };
         }
         let name = bare.trim_end_matches('.');
-        if (name == "localhost" || name.ends_with(".localhost")) && !self.allows(IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+        if (name == "localhost" || name.ends_with(".localhost"))
+            && !self.allows(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        {
             return inward("the host itself");
         }
         if name == "metadata.google.internal" && !self.allows(IpAddr::V4(METADATA)) {
@@ -135,7 +155,9 @@ impl EndpointRules {
 
     /// Whether an address is in an allowed network.
     pub fn allows(&self, address: IpAddr) -> bool {
-        self.allowed_networks.iter().any(|network| network.contains(address))
+        self.allowed_networks
+            .iter()
+            .any(|network| network.contains(address))
     }
 }
 
@@ -192,11 +214,14 @@ fn check_host_form(host: &str) -> Result<(), String> {
             && !label.ends_with('-')
     };
     let last = name.rsplit('.').next().unwrap_or(name);
-    let numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
+    let numeric =
+        last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
     if name.len() > 253 || !name.split('.').all(label) || numeric {
-        return Err("its host is neither a DNS name nor an IP address in the usual form; write it as \
+        return Err(
+            "its host is neither a DNS name nor an IP address in the usual form; write it as \
                     `https://s3.example.com` or `https://192.0.2.1`"
-            .into());
+                .into(),
+        );
     }
     Ok(())
 }
@@ -213,9 +238,9 @@ impl Network {
                 let mask = u128::MAX.checked_shl(128 - self.prefix_bits).unwrap_or(0);
                 u128::from(network) & mask == u128::from(address) & mask
             }
-            (IpAddr::V4(_), IpAddr::V6(address)) => {
-                address.to_ipv4_mapped().is_some_and(|address| self.contains(IpAddr::V4(address)))
-            }
+            (IpAddr::V4(_), IpAddr::V6(address)) => address
+                .to_ipv4_mapped()
+                .is_some_and(|address| self.contains(IpAddr::V4(address))),
             (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
@@ -225,7 +250,8 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let problem = || format!("{text:?} is no network in CIDR notation; write it as `127.0.0.0/8` or `::1/128`");
+        let problem =
+            || format!("{text:?} is no network in CIDR notation; write it as `127.0.0.0/8` or `::1/128`");
         let (address, bits) = text.split_once('/').ok_or_else(problem)?;
         let address: IpAddr = address.parse().map_err(|_| problem())?;
         let prefix_bits: u32 = bits.parse().map_err(|_| problem())?;
@@ -285,9 +311,22 @@ mod tests {
     #[test]
     fn endpoints_that_point_inward_are_refused_however_they_are_written() {
         for host in [
-            "127.0.0.1", "127.9.9.9:9000", "[::1]", "[::ffff:127.0.0.1]", "localhost", "a.localhost", "localhost.",
-            "169.254.169.254", "169.254.1.1", "[fe80::1]", "[fd00:ec2::254]", "0.0.0.0", "[::]",
-            "metadata.google.internal", "100.100.100.200", "255.255.255.255",
+            "127.0.0.1",
+            "127.9.9.9:9000",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "localhost",
+            "a.localhost",
+            "localhost.",
+            "169.254.169.254",
+            "169.254.1.1",
+            "[fe80::1]",
+            "[fd00:ec2::254]",
+            "0.0.0.0",
+            "[::]",
+            "metadata.google.internal",
+            "100.100.100.200",
+            "255.255.255.255",
         ] {
             check(&format!("https://{host}"), Err("allowed_networks"));
         }
@@ -302,7 +341,12 @@ mod tests {
             allow_http: true,
             allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         };
-        for text in ["http://127.0.0.1:9000", "http://localhost:9000", "https://[::1]", "https://[::ffff:127.0.0.1]"] {
+        for text in [
+            "http://127.0.0.1:9000",
+            "http://localhost:9000",
+            "https://[::1]",
+            "https://[::ffff:127.0.0.1]",
+        ] {
             assert!(Endpoint::parse(text, &rules).is_ok(), "{text}");
         }
         assert!(Endpoint::parse("http://169.254.169.254", &rules).is_err());

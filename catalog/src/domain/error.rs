@@ -67,7 +67,9 @@ pub enum Error {
 impl Error {
     /// There is no such resource.
     pub fn absent(resource: &dyn fmt::Display) -> Self {
-        Self::Absent { resource: resource.to_string() }
+        Self::Absent {
+            resource: resource.to_string(),
+        }
     }
 
     /// Something uses it.
@@ -95,7 +97,12 @@ impl Error {
 /// The first few, then how many more: an error stays readable with a thousand users of a thing.
 fn listed(names: &[String]) -> String {
     const NAMED_MAX: usize = 5;
-    let named = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let named = names
+        .iter()
+        .take(NAMED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named} and {more} more"),
@@ -115,8 +122,15 @@ pub struct Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { permission, resource, role_needed } = self;
-        write!(f, "permission {permission} is missing on {resource}, or it does not exist; needed is {role_needed}")
+        let Self {
+            permission,
+            resource,
+            role_needed,
+        } = self;
+        write!(
+            f,
+            "permission {permission} is missing on {resource}, or it does not exist; needed is {role_needed}"
+        )
     }
 }
 
@@ -136,7 +150,10 @@ pub struct Violation {
 impl Violations {
     /// Notes a wrong field.
     pub fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
-        self.0.push(Violation { field: field.into(), problem: problem.into() });
+        self.0.push(Violation {
+            field: field.into(),
+            problem: problem.into(),
+        });
     }
 
     /// Passes a good value on and notes what is wrong with a bad one.
@@ -146,7 +163,11 @@ impl Violations {
 
     /// Nothing, if nothing was noted.
     pub fn finish(self) -> Result<(), Error> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self)) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(self))
+        }
     }
 
     /// What was noted.

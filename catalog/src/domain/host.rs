@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mooring_identity::KeyPin;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -32,6 +33,8 @@ pub struct Host {
     pub certificate_expire_time: OffsetDateTime,
     /// What credentials are sealed for: an X25519 key.
     pub hpke_public_key: Vec<u8>,
+    /// The key of its certificates: no other key speaks for it.
+    pub key: KeyPin,
 }
 
 impl Host {
@@ -125,7 +128,8 @@ pub fn host_id(host_name: &str, attempt: u32) -> Id {
         0 => id.to_owned(),
         n => format!("{id}-{}", u64::from(n) + 1),
     };
-    id.parse().expect("1 to 63 letters, digits and inner hyphens, by the lines above")
+    id.parse()
+        .expect("1 to 63 letters, digits and inner hyphens, by the lines above")
 }
 
 #[cfg(test)]
@@ -143,7 +147,11 @@ mod tests {
         assert_eq!(state(30), HostState::NotReady);
         assert_eq!(state(59), HostState::NotReady);
         assert_eq!(state(60), HostState::Lost);
-        assert_eq!(state(-5), HostState::Ready, "a clock that jumped back loses no host");
+        assert_eq!(
+            state(-5),
+            HostState::Ready,
+            "a clock that jumped back loses no host"
+        );
         assert_eq!(host_state(None, now, LOST_AFTER), HostState::Lost);
     }
 

@@ -13,6 +13,8 @@ pub struct Import {
     pub name: ImportName,
     /// What every resource has.
     pub meta: Meta,
+    /// The project's uid.
+    pub project_uid: Uuid,
     /// The publication it uses.
     pub publication: PublicationName,
     /// The publication's uid.
@@ -62,9 +64,11 @@ impl ImportChange {
 /// Refuses a mode that is wider than what bounds it.
 pub fn checked_mode(asked: Option<Mode>, bound: Mode, bound_by: &str) -> Result<(), String> {
     match asked {
-        Some(mode) if mode > bound => {
-            Err(format!("it is wider than {bound_by}, which is {}; ask for {} or leave it out", bound.as_str(), bound.as_str()))
-        }
+        Some(mode) if mode > bound => Err(format!(
+            "it is wider than {bound_by}, which is {}; ask for {} or leave it out",
+            bound.as_str(),
+            bound.as_str()
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -77,7 +81,12 @@ mod tests {
     fn a_mode_may_be_narrower_than_its_bound_and_never_wider() {
         assert!(checked_mode(None, Mode::ReadOnly, "x").is_ok());
         assert!(checked_mode(Some(Mode::ReadOnly), Mode::ReadWrite, "x").is_ok());
-        let problem = checked_mode(Some(Mode::ReadWrite), Mode::ReadOnly, "the publication's greatest mode").unwrap_err();
+        let problem = checked_mode(
+            Some(Mode::ReadWrite),
+            Mode::ReadOnly,
+            "the publication's greatest mode",
+        )
+        .unwrap_err();
         assert!(problem.contains("READ_ONLY"), "{problem}");
     }
 }

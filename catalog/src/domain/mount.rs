@@ -78,7 +78,9 @@ impl ConditionStatus {
 
     /// Reads what [`ConditionStatus::as_str`] wrote.
     pub fn from_name(text: &str) -> Option<Self> {
-        [Self::True, Self::False, Self::Unknown].into_iter().find(|status| status.as_str() == text)
+        [Self::True, Self::False, Self::Unknown]
+            .into_iter()
+            .find(|status| status.as_str() == text)
     }
 }
 
@@ -127,7 +129,10 @@ impl ObservedMount {
             .filter(|condition| condition.kind != ConditionType::Writable || condition.reason != "ReadOnly")
             .collect();
         broken.sort_by_key(|condition| condition.kind);
-        broken.first().map(|condition| condition.message.clone()).unwrap_or_default()
+        broken
+            .first()
+            .map(|condition| condition.message.clone())
+            .unwrap_or_default()
     }
 
     /// Whether `self` after `before` is a change of state.
@@ -182,16 +187,31 @@ impl Digest {
     }
 }
 
-/// Holds a host's report of `reported` mounts, made at `ledger_revision`, against what is stored of it and what is
-/// ordered. A host that `holds_still` obeys another catalog or an older state of this one: what it says of its mounts
-/// is believed, but it carries no order out.
+/// When a report was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportedAt {
+    /// The revision of the host's ledger.
+    pub ledger_revision: i64,
+    /// The same of the report before on the same stream; 0 for none. What is ordered by then and not reported now is
+    /// not there; of newer orders the host may not have looked at its mounts yet.
+    pub settled_revision: i64,
+    /// The host obeys another catalog or an older state of this one: what it says of its mounts is believed, but it
+    /// carries no order out.
+    pub holds_still: bool,
+}
+
+/// Holds a host's report against what is stored of it and what is ordered.
 pub fn digest_report(
     stored: &BTreeMap<Uuid, ObservedMount>,
     ordered: &BTreeMap<Uuid, Ordered>,
     reported: Vec<ObservedMount>,
-    ledger_revision: i64,
-    holds_still: bool,
+    at: ReportedAt,
 ) -> Digest {
+    let ReportedAt {
+        ledger_revision,
+        settled_revision,
+        holds_still,
+    } = at;
     let mut digest = Digest::default();
     let mut held = BTreeMap::new();
     for mut mount in reported {
@@ -211,7 +231,7 @@ pub fn digest_report(
     for (uid, order) in ordered {
         if let Ordered::Removed { revision } = order
             && !held.contains_key(uid)
-            && *revision <= ledger_revision
+            && *revision <= settled_revision
             && !holds_still
         {
             digest.carried_out.push(*uid);
@@ -221,7 +241,11 @@ pub fn digest_report(
     held.retain(|uid, mount| {
         mount.state != MountState::Unmounted || matches!(ordered.get(uid), Some(Ordered::Mounted))
     });
-    digest.dropped = stored.keys().filter(|uid| !held.contains_key(uid)).copied().collect();
+    digest.dropped = stored
+        .keys()
+        .filter(|uid| !held.contains_key(uid))
+        .copied()
+        .collect();
     for (uid, mount) in held {
         match stored.get(&uid) {
             Some(before) if !mount.differs_in_state(before) => {

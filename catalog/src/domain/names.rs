@@ -30,7 +30,13 @@ impl Id {
         let mut id: String = text
             .chars()
             .map(|c| c.to_ascii_lowercase())
-            .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+            .map(|c| {
+                if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                    c
+                } else {
+                    '-'
+                }
+            })
             .take(ID_LENGTH_MAX)
             .collect();
         id = id.trim_matches('-').to_owned();
@@ -54,7 +60,9 @@ impl FromStr for Id {
         } else {
             return Ok(Self(text.into()));
         };
-        Err(format!("{problem}; use 1 to 63 lower case letters, digits and hyphens, such as `my-data`"))
+        Err(format!(
+            "{problem}; use 1 to 63 lower case letters, digits and hyphens, such as `my-data`"
+        ))
     }
 }
 
@@ -257,7 +265,10 @@ impl FromStr for SecretVersionName {
         let canonical = !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
         let number = version.parse::<i64>().ok().filter(|_| canonical);
         let number = number.ok_or("a version is a number from 1; see `mooring secrets list-versions`")?;
-        Ok(Self { secret: SecretName::new(ProjectName(project.parse()?), secret.parse()?), number })
+        Ok(Self {
+            secret: SecretName::new(ProjectName(project.parse()?), secret.parse()?),
+            number,
+        })
     }
 }
 
@@ -315,7 +326,9 @@ impl Scope {
         match (parts.next(), parts.next()) {
             (Some("projects"), Some(id)) => Ok(Self::Project(ProjectName(id.parse()?))),
             (Some("communities"), Some(id)) => Ok(Self::Community(CommunityName(id.parse()?))),
-            (Some("users" | "pools" | "hosts" | "joinTokens"), Some(_)) | (Some("realm"), None) => Ok(Self::Realm),
+            (Some("users" | "pools" | "hosts" | "joinTokens"), Some(_)) | (Some("realm"), None) => {
+                Ok(Self::Realm)
+            }
             _ => Err("it names no resource; give a name such as `projects/ml`, or `realm`".into()),
         }
     }
@@ -355,7 +368,10 @@ mod tests {
     #[test]
     fn names_read_back_what_they_write() {
         fn check<T: FromStr<Err = String> + fmt::Display>(text: &str) {
-            assert_eq!(text.parse::<T>().map(|name| name.to_string()), Ok(text.to_owned()));
+            assert_eq!(
+                text.parse::<T>().map(|name| name.to_string()),
+                Ok(text.to_owned())
+            );
         }
         check::<CommunityName>("communities/research");
         check::<ConnectorName>("projects/ml/connectors/reports");
@@ -369,20 +385,50 @@ mod tests {
     #[test]
     fn hostile_and_sloppy_names_are_refused_with_a_remedy() {
         for text in [
-            "", "ml", "projects", "projects/", "projects/ml/", "projects/ML", "projects/../x", "projects/-a", "projects/a-",
-            "projects/a\0b", "projects/ä", "communities/ml", "projects/ml/secrets/x", &format!("projects/{}", "a".repeat(64)),
+            "",
+            "ml",
+            "projects",
+            "projects/",
+            "projects/ml/",
+            "projects/ML",
+            "projects/../x",
+            "projects/-a",
+            "projects/a-",
+            "projects/a\0b",
+            "projects/ä",
+            "communities/ml",
+            "projects/ml/secrets/x",
+            &format!("projects/{}", "a".repeat(64)),
         ] {
             let problem = text.parse::<ProjectName>().unwrap_err();
-            assert!(problem.contains(';') || problem.contains("form"), "{text}: {problem}");
+            assert!(
+                problem.contains(';') || problem.contains("form"),
+                "{text}: {problem}"
+            );
         }
-        assert!("projects/ml/secrets/s/versions/01".parse::<SecretVersionName>().is_err());
-        assert!("projects/ml/secrets/s/versions/0".parse::<SecretVersionName>().is_err());
-        assert!("projects/ml/secrets/s/versions/+1".parse::<SecretVersionName>().is_err());
+        assert!(
+            "projects/ml/secrets/s/versions/01"
+                .parse::<SecretVersionName>()
+                .is_err()
+        );
+        assert!(
+            "projects/ml/secrets/s/versions/0"
+                .parse::<SecretVersionName>()
+                .is_err()
+        );
+        assert!(
+            "projects/ml/secrets/s/versions/+1"
+                .parse::<SecretVersionName>()
+                .is_err()
+        );
     }
 
     #[test]
     fn ids_are_made_of_machine_names() {
-        assert_eq!(Id::like("GPU_1.example.com").map(|id| id.to_string()), Some("gpu-1-example-com".into()));
+        assert_eq!(
+            Id::like("GPU_1.example.com").map(|id| id.to_string()),
+            Some("gpu-1-example-com".into())
+        );
         assert_eq!(Id::like("--"), None);
         let uid = Uuid::from_u128(0x0190_f0f0_0000_7000_8000_0123_4567_89ab);
         assert_eq!(Id::made_of(uid, 'p').as_str(), "p0123456789ab");
@@ -390,8 +436,18 @@ mod tests {
 
     #[test]
     fn the_scope_of_a_resource_is_what_owns_it() {
-        assert_eq!(Scope::of_resource("projects/ml/connectors/x").unwrap().to_string(), "projects/ml");
-        assert_eq!(Scope::of_resource("communities/c/publications/x").unwrap().to_string(), "communities/c");
+        assert_eq!(
+            Scope::of_resource("projects/ml/connectors/x")
+                .unwrap()
+                .to_string(),
+            "projects/ml"
+        );
+        assert_eq!(
+            Scope::of_resource("communities/c/publications/x")
+                .unwrap()
+                .to_string(),
+            "communities/c"
+        );
         assert_eq!(Scope::of_resource("hosts/h").unwrap(), Scope::Realm);
         assert!(Scope::of_resource("buckets/b").is_err());
     }

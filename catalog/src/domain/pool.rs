@@ -78,7 +78,13 @@ impl Admission {
     /// Reads a list of project names, or `*`. Notes what is wrong under `field`.
     pub fn parse(texts: &[String], field: &str, violations: &mut Violations) -> Self {
         if texts.len() > ADMITTED_MAX {
-            violations.add(field, format!("it names {} projects; at most {ADMITTED_MAX} are kept, `*` admits all", texts.len()));
+            violations.add(
+                field,
+                format!(
+                    "it names {} projects; at most {ADMITTED_MAX} are kept, `*` admits all",
+                    texts.len()
+                ),
+            );
             return Self::Every;
         }
         if texts.iter().any(|text| text == "*") {
@@ -161,7 +167,10 @@ mod tests {
         let only = Admission::parse(&["projects/ml".into()], "f", &mut violations);
         assert!(only.admits(&name("projects/ml")) && !only.admits(&name("projects/web")));
         assert!(Admission::parse(&["*".into()], "f", &mut violations).admits(&name("projects/web")));
-        assert!(!Admission::parse(&[], "f", &mut violations).admits(&name("projects/ml")), "nobody by default");
+        assert!(
+            !Admission::parse(&[], "f", &mut violations).admits(&name("projects/ml")),
+            "nobody by default"
+        );
         assert!(violations.is_empty());
         assert_eq!(only.to_texts(), ["projects/ml"]);
     }
@@ -169,10 +178,25 @@ mod tests {
     #[test]
     fn wrong_names_are_told_all_at_once() {
         let mut violations = Violations::default();
-        Admission::parse(&["ml".into(), "projects/ok".into(), "".into()], "pool.admitted_projects", &mut violations);
-        Admission::parse(&["*".into(), "projects/ok".into()], "pool.admitted_projects", &mut violations);
+        Admission::parse(
+            &["ml".into(), "projects/ok".into(), "".into()],
+            "pool.admitted_projects",
+            &mut violations,
+        );
+        Admission::parse(
+            &["*".into(), "projects/ok".into()],
+            "pool.admitted_projects",
+            &mut violations,
+        );
         let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["pool.admitted_projects[0]", "pool.admitted_projects[2]", "pool.admitted_projects"]);
+        assert_eq!(
+            fields,
+            [
+                "pool.admitted_projects[0]",
+                "pool.admitted_projects[2]",
+                "pool.admitted_projects"
+            ]
+        );
     }
 
     #[test]
@@ -180,7 +204,18 @@ mod tests {
         for good in ["ml-team", "_x", "A.b"] {
             assert!(good.parse::<GroupName>().is_ok(), "{good}");
         }
-        for bad in ["", "0", "1000", "-x", "a b", "a\n", "ä", &"g".repeat(33), "a:b", "../x"] {
+        for bad in [
+            "",
+            "0",
+            "1000",
+            "-x",
+            "a b",
+            "a\n",
+            "ä",
+            &"g".repeat(33),
+            "a:b",
+            "../x",
+        ] {
             assert!(bad.parse::<GroupName>().is_err(), "{bad}");
         }
     }

@@ -20,6 +20,8 @@ pub struct Publication {
     pub name: PublicationName,
     /// What every resource has.
     pub meta: Meta,
+    /// The community's uid.
+    pub community_uid: Uuid,
     /// The connector. The name stays when the connector is deleted after the end of the offer.
     pub connector: ConnectorName,
     /// The connector's uid.
@@ -173,7 +175,11 @@ pub fn blocked_message(seen: &[String], hidden: usize) -> String {
     let mut blockers = seen.join(", ");
     if hidden > 0 {
         let rest = format!("{hidden} that you may not see");
-        blockers = if blockers.is_empty() { rest } else { format!("{blockers} and {rest}") };
+        blockers = if blockers.is_empty() {
+            rest
+        } else {
+            format!("{blockers} and {rest}")
+        };
     }
     format!(
         "imports are active: {blockers}; deactivate them, or withdraw with DRAIN (ends after a grace) or FORCE (ends now)"
@@ -198,7 +204,14 @@ mod tests {
             (Published, Withdrawal::Block, 1, WithdrawalStep::Refuse),
             (Published, drain, 0, WithdrawalStep::End),
             (Published, drain, 1, WithdrawalStep::Drain { until }),
-            (Published, Withdrawal::Drain { grace: Duration::ZERO }, 1, WithdrawalStep::End),
+            (
+                Published,
+                Withdrawal::Drain {
+                    grace: Duration::ZERO,
+                },
+                1,
+                WithdrawalStep::End,
+            ),
             (Published, Withdrawal::Force, 1, WithdrawalStep::End),
             (draining, Withdrawal::Block, 1, WithdrawalStep::Refuse),
             (draining, drain, 1, WithdrawalStep::Drain { until }),
@@ -207,7 +220,11 @@ mod tests {
             (Withdrawn, drain, 0, WithdrawalStep::Nothing),
             (Withdrawn, Withdrawal::Force, 0, WithdrawalStep::Nothing),
         ] {
-            assert_eq!(state.withdraw(how, active, T), expected, "{state:?} {how:?} {active}");
+            assert_eq!(
+                state.withdraw(how, active, T),
+                expected,
+                "{state:?} {how:?} {active}"
+            );
         }
     }
 
@@ -230,7 +247,9 @@ mod tests {
     #[test]
     fn a_blocked_withdrawal_names_what_may_be_seen_and_counts_the_rest() {
         let seen = ["projects/web/imports/reports".to_owned()];
-        assert!(blocked_message(&seen, 2).contains("projects/web/imports/reports and 2 that you may not see"));
+        assert!(
+            blocked_message(&seen, 2).contains("projects/web/imports/reports and 2 that you may not see")
+        );
         assert!(blocked_message(&seen, 0).contains("active: projects/web/imports/reports; deactivate"));
         assert!(blocked_message(&[], 2).contains("active: 2 that you may not see; deactivate"));
     }

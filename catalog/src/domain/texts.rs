@@ -41,7 +41,11 @@ impl Texts {
 
     /// Takes the new texts.
     pub fn apply(&mut self, change: TextsChange) {
-        let TextsChange { display_name, description, labels } = change;
+        let TextsChange {
+            display_name,
+            description,
+            labels,
+        } = change;
         if let Some(display_name) = display_name {
             self.display_name = display_name;
         }
@@ -71,7 +75,11 @@ impl TextsChange {
 
     /// The fields that are given, for the audit.
     pub fn fields(&self) -> impl Iterator<Item = &'static str> {
-        let Self { display_name, description, labels } = self;
+        let Self {
+            display_name,
+            description,
+            labels,
+        } = self;
         [
             display_name.is_some().then_some("display_name"),
             description.is_some().then_some("description"),
@@ -84,17 +92,29 @@ impl TextsChange {
 
 fn check_display_name(text: &str, prefix: &str, violations: &mut Violations) {
     if text.chars().count() > DISPLAY_NAME_CHARS_MAX {
-        violations.add(format!("{prefix}.display_name"), "it is longer than 128 characters; shorten it");
+        violations.add(
+            format!("{prefix}.display_name"),
+            "it is longer than 128 characters; shorten it",
+        );
     } else if text.chars().any(char::is_control) {
-        violations.add(format!("{prefix}.display_name"), "it has line breaks or control characters; leave them out");
+        violations.add(
+            format!("{prefix}.display_name"),
+            "it has line breaks or control characters; leave them out",
+        );
     }
 }
 
 fn check_description(text: &str, prefix: &str, violations: &mut Violations) {
     if text.chars().count() > DESCRIPTION_CHARS_MAX {
-        violations.add(format!("{prefix}.description"), "it is longer than 2048 characters; shorten it");
+        violations.add(
+            format!("{prefix}.description"),
+            "it is longer than 2048 characters; shorten it",
+        );
     } else if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
-        violations.add(format!("{prefix}.description"), "it has control characters; leave them out");
+        violations.add(
+            format!("{prefix}.description"),
+            "it has control characters; leave them out",
+        );
     }
 }
 
@@ -102,17 +122,25 @@ fn check_description(text: &str, prefix: &str, violations: &mut Violations) {
 pub fn check_labels(labels: &Labels, prefix: &str, violations: &mut Violations) {
     let field = || format!("{prefix}.labels");
     if labels.len() > LABELS_MAX {
-        violations.add(field(), format!("there are {} of them; at most 64 are kept", labels.len()));
+        violations.add(
+            field(),
+            format!("there are {} of them; at most 64 are kept", labels.len()),
+        );
     }
     for (key, value) in labels {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
         if key.is_empty() || key.len() > LABEL_KEY_BYTES_MAX || !key.chars().all(good) {
-            violations.add(field(), format!("the key {key:?} is not 1 to 63 letters, digits, `-`, `_`, `.` or `/`"));
+            violations.add(
+                field(),
+                format!("the key {key:?} is not 1 to 63 letters, digits, `-`, `_`, `.` or `/`"),
+            );
         }
         if value.len() > LABEL_VALUE_BYTES_MAX || value.chars().any(char::is_control) {
             violations.add(
                 field(),
-                format!("the value of {key:?} is longer than 256 bytes or has control characters; shorten it"),
+                format!(
+                    "the value of {key:?} is longer than 256 bytes or has control characters; shorten it"
+                ),
             );
         }
     }
@@ -131,8 +159,14 @@ mod tests {
             labels: Labels::from([("bad key".into(), "v".into())]),
         }
         .check("project", &mut violations);
-        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
-        assert_eq!(fields, ["project.display_name", "project.description", "project.labels"]);
+        let fields: Vec<_> = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        assert_eq!(
+            fields,
+            ["project.display_name", "project.description", "project.labels"]
+        );
     }
 
     #[test]

@@ -38,7 +38,9 @@ impl UserState {
 
     /// Reads what [`UserState::as_str`] wrote.
     pub fn from_name(text: &str) -> Option<Self> {
-        [Self::Enabled, Self::Disabled].into_iter().find(|state| state.as_str() == text)
+        [Self::Enabled, Self::Disabled]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 

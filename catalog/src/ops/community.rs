@@ -87,17 +87,32 @@ impl Catalog {
         let uid = self.clock.new_uid();
         let name = CommunityName::new(id.unwrap_or_else(|| Id::made_of(uid, 'c')));
         if store::realm::is_retired(&writing, &name).await? {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "was deleted, and its name is not given out again; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "was deleted, and its name is not given out again; choose another id",
+            });
         }
         if store::community::find(&writing, &name).await?.is_some() {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "exists already; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            });
         }
         let NewCommunity { texts } = new;
-        let community = Community { name, meta: Meta::new(uid, texts, actor.name.to_string(), writing.now()) };
+        let community = Community {
+            name,
+            meta: Meta::new(uid, texts, actor.name.to_string(), writing.now()),
+        };
         store::community::insert(&writing, &community).await?;
         store::access::insert(&writing, uid, actor.uid, Role::Admin).await?;
         once.keep(&writing, &actor, &community).await?;
-        let change = Change::new(&actor.name, "CreateCommunity", EventKind::Created, &community.name, uid);
+        let change = Change::new(
+            &actor.name,
+            "CreateCommunity",
+            EventKind::Created,
+            &community.name,
+            uid,
+        );
         writing.commit(change.in_community(uid)).await?;
         Ok(Answer::New(community))
     }
@@ -106,7 +121,9 @@ impl Catalog {
     pub async fn get_community(&self, permit: Permit<GetCommunity>) -> Result<Community, Error> {
         let snapshot = self.read().await?;
         let (GetCommunity(name), _) = permit.spend(&snapshot).await?;
-        store::community::find(&snapshot, &name).await?.ok_or_else(|| Error::absent(&name))
+        store::community::find(&snapshot, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))
     }
 
     /// Lists the communities the caller may see.
@@ -129,8 +146,9 @@ impl Catalog {
     ) -> Result<Community, Error> {
         let writing = self.write().await?;
         let (UpdateCommunity(name), actor) = permit.spend(&writing).await?;
-        let mut community =
-            store::community::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+        let mut community = store::community::find(&writing, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         let CommunityChange { texts, etag } = change;
         community.meta.check_etag(&etag, &name)?;
         let fields = field_list(texts.fields());
@@ -138,7 +156,9 @@ impl Catalog {
         store::community::update(&writing, &community).await?;
         let uid = community.meta.uid;
         let change = Change::new(&actor.name, "UpdateCommunity", EventKind::Updated, &name, uid);
-        writing.commit(change.in_community(uid).detail("fields", fields)).await?;
+        writing
+            .commit(change.in_community(uid).detail("fields", fields))
+            .await?;
         Ok(community)
     }
 
@@ -146,7 +166,9 @@ impl Catalog {
     pub async fn delete_community(&self, permit: Permit<DeleteCommunity>, etag: &str) -> Result<(), Error> {
         let writing = self.write().await?;
         let (DeleteCommunity(name), actor) = permit.spend(&writing).await?;
-        let community = store::community::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+        let community = store::community::find(&writing, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         community.meta.check_etag(etag, &name)?;
         let users = store::usage::of_community(&writing, &community).await?;
         if !users.is_empty() {

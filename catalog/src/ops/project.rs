@@ -88,12 +88,20 @@ impl Catalog {
         let name = ProjectName::new(id.unwrap_or_else(|| Id::made_of(uid, 'p')));
         // Project ids are unique in the realm, so that one says so even for a project that the caller cannot see.
         if store::realm::is_retired(&writing, &name).await? {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "was deleted, and its name is not given out again; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "was deleted, and its name is not given out again; choose another id",
+            });
         }
         if store::project::find(&writing, &name).await?.is_some() {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "exists already; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            });
         }
-        let parent = store::community::find(&writing, &community).await?.ok_or_else(|| Error::absent(&community))?;
+        let parent = store::community::find(&writing, &community)
+            .await?
+            .ok_or_else(|| Error::absent(&community))?;
         let NewProject { texts } = new;
         let project = Project {
             name,
@@ -104,8 +112,16 @@ impl Catalog {
         store::project::insert(&writing, &project).await?;
         store::access::insert(&writing, uid, actor.uid, Role::Admin).await?;
         once.keep(&writing, &actor, &project).await?;
-        let change = Change::new(&actor.name, "CreateProject", EventKind::Created, &project.name, uid);
-        writing.commit(change.in_project(uid, project.community_uid)).await?;
+        let change = Change::new(
+            &actor.name,
+            "CreateProject",
+            EventKind::Created,
+            &project.name,
+            uid,
+        );
+        writing
+            .commit(change.in_project(uid, project.community_uid))
+            .await?;
         Ok(Answer::New(project))
     }
 
@@ -142,9 +158,15 @@ impl Catalog {
         let fields = field_list(texts.fields());
         project.meta.change(texts, writing.now());
         store::project::update(&writing, &project).await?;
-        let change = Change::new(&actor.name, "UpdateProject", EventKind::Updated, &name, project.meta.uid)
-            .in_project(project.meta.uid, project.community_uid)
-            .detail("fields", fields);
+        let change = Change::new(
+            &actor.name,
+            "UpdateProject",
+            EventKind::Updated,
+            &name,
+            project.meta.uid,
+        )
+        .in_project(project.meta.uid, project.community_uid)
+        .detail("fields", fields);
         writing.commit(change).await?;
         Ok(project)
     }
@@ -160,8 +182,14 @@ impl Catalog {
             return Err(Error::in_use(&name, &users, "delete them first"));
         }
         store::project::delete(&writing, &project).await?;
-        let change = Change::new(&actor.name, "DeleteProject", EventKind::Deleted, &name, project.meta.uid)
-            .in_project(project.meta.uid, project.community_uid);
+        let change = Change::new(
+            &actor.name,
+            "DeleteProject",
+            EventKind::Deleted,
+            &name,
+            project.meta.uid,
+        )
+        .in_project(project.meta.uid, project.community_uid);
         writing.commit(change).await?;
         Ok(())
     }

@@ -111,7 +111,13 @@ const fn need(
     community: Option<Role>,
     operators: Operators,
 ) -> Need {
-    Need { permission, name, project, community, operators }
+    Need {
+        permission,
+        name,
+        project,
+        community,
+        operators,
+    }
 }
 
 /// Permission × least role. Operators see which communities and projects there are, and no more of them.
@@ -157,12 +163,18 @@ pub const NEEDS: &[Need] = &[
 impl Permission {
     /// The row of the table.
     pub fn need(self) -> &'static Need {
-        NEEDS.iter().find(|need| need.permission == self).expect("a test proves that every permission has its row")
+        NEEDS
+            .iter()
+            .find(|need| need.permission == self)
+            .expect("a test proves that every permission has its row")
     }
 
     /// The permission with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        NEEDS.iter().find(|need| need.name == name).map(|need| need.permission)
+        NEEDS
+            .iter()
+            .find(|need| need.name == name)
+            .map(|need| need.permission)
     }
 }
 
@@ -207,57 +219,165 @@ pub const RULES: &[Rule] = &[
     rule("mooring.v1.UserService/DeleteUser", Access::With(UsersManage)),
     rule("mooring.v1.UserService/DisableUser", Access::With(UsersManage)),
     rule("mooring.v1.UserService/EnableUser", Access::With(UsersManage)),
-    rule("mooring.v1.CommunityService/CreateCommunity", Access::With(CommunitiesCreate)),
-    rule("mooring.v1.CommunityService/GetCommunity", Access::With(CommunitiesGet)),
+    rule(
+        "mooring.v1.CommunityService/CreateCommunity",
+        Access::With(CommunitiesCreate),
+    ),
+    rule(
+        "mooring.v1.CommunityService/GetCommunity",
+        Access::With(CommunitiesGet),
+    ),
     rule("mooring.v1.CommunityService/ListCommunities", Access::User),
-    rule("mooring.v1.CommunityService/UpdateCommunity", Access::With(CommunitiesUpdate)),
-    rule("mooring.v1.CommunityService/DeleteCommunity", Access::With(CommunitiesDelete)),
-    rule("mooring.v1.ProjectService/CreateProject", Access::With(ProjectsCreate)),
+    rule(
+        "mooring.v1.CommunityService/UpdateCommunity",
+        Access::With(CommunitiesUpdate),
+    ),
+    rule(
+        "mooring.v1.CommunityService/DeleteCommunity",
+        Access::With(CommunitiesDelete),
+    ),
+    rule(
+        "mooring.v1.ProjectService/CreateProject",
+        Access::With(ProjectsCreate),
+    ),
     rule("mooring.v1.ProjectService/GetProject", Access::With(ProjectsGet)),
     rule("mooring.v1.ProjectService/ListProjects", Access::User),
-    rule("mooring.v1.ProjectService/UpdateProject", Access::With(ProjectsUpdate)),
-    rule("mooring.v1.ProjectService/DeleteProject", Access::With(ProjectsDelete)),
-    rule("mooring.v1.AccessService/ListAccessBindings", Access::With(AccessList)),
-    rule("mooring.v1.AccessService/SetAccessBindings", Access::With(AccessGrant)),
-    rule("mooring.v1.AccessService/UpdateAccessBindings", Access::With(AccessGrant)),
+    rule(
+        "mooring.v1.ProjectService/UpdateProject",
+        Access::With(ProjectsUpdate),
+    ),
+    rule(
+        "mooring.v1.ProjectService/DeleteProject",
+        Access::With(ProjectsDelete),
+    ),
+    rule(
+        "mooring.v1.AccessService/ListAccessBindings",
+        Access::With(AccessList),
+    ),
+    rule(
+        "mooring.v1.AccessService/SetAccessBindings",
+        Access::With(AccessGrant),
+    ),
+    rule(
+        "mooring.v1.AccessService/UpdateAccessBindings",
+        Access::With(AccessGrant),
+    ),
     rule("mooring.v1.AccessService/TestPermissions", Access::User),
     rule("mooring.v1.AccessService/ExplainAccess", Access::User),
-    rule("mooring.v1.SecretService/CreateSecret", Access::With(SecretsCreate)),
+    rule(
+        "mooring.v1.SecretService/CreateSecret",
+        Access::With(SecretsCreate),
+    ),
     rule("mooring.v1.SecretService/GetSecret", Access::With(SecretsGet)),
     rule("mooring.v1.SecretService/ListSecrets", Access::With(SecretsGet)),
-    rule("mooring.v1.SecretService/UpdateSecret", Access::With(SecretsUpdate)),
-    rule("mooring.v1.SecretService/DeleteSecret", Access::With(SecretsDelete)),
-    rule("mooring.v1.SecretService/AddSecretVersion", Access::With(SecretsUpdate)),
-    rule("mooring.v1.SecretService/ListSecretVersions", Access::With(SecretsGet)),
-    rule("mooring.v1.SecretService/EnableSecretVersion", Access::With(SecretsUpdate)),
-    rule("mooring.v1.SecretService/DisableSecretVersion", Access::With(SecretsUpdate)),
-    rule("mooring.v1.SecretService/DestroySecretVersion", Access::With(SecretsUpdate)),
-    rule("mooring.v1.ConnectorService/CreateConnector", Access::With(ConnectorsCreate)),
-    rule("mooring.v1.ConnectorService/GetConnector", Access::With(ConnectorsGet)),
-    rule("mooring.v1.ConnectorService/ListConnectors", Access::With(ConnectorsGet)),
-    rule("mooring.v1.ConnectorService/UpdateConnector", Access::With(ConnectorsUpdate)),
-    rule("mooring.v1.ConnectorService/DeleteConnector", Access::With(ConnectorsDelete)),
+    rule(
+        "mooring.v1.SecretService/UpdateSecret",
+        Access::With(SecretsUpdate),
+    ),
+    rule(
+        "mooring.v1.SecretService/DeleteSecret",
+        Access::With(SecretsDelete),
+    ),
+    rule(
+        "mooring.v1.SecretService/AddSecretVersion",
+        Access::With(SecretsUpdate),
+    ),
+    rule(
+        "mooring.v1.SecretService/ListSecretVersions",
+        Access::With(SecretsGet),
+    ),
+    rule(
+        "mooring.v1.SecretService/EnableSecretVersion",
+        Access::With(SecretsUpdate),
+    ),
+    rule(
+        "mooring.v1.SecretService/DisableSecretVersion",
+        Access::With(SecretsUpdate),
+    ),
+    rule(
+        "mooring.v1.SecretService/DestroySecretVersion",
+        Access::With(SecretsUpdate),
+    ),
+    rule(
+        "mooring.v1.ConnectorService/CreateConnector",
+        Access::With(ConnectorsCreate),
+    ),
+    rule(
+        "mooring.v1.ConnectorService/GetConnector",
+        Access::With(ConnectorsGet),
+    ),
+    rule(
+        "mooring.v1.ConnectorService/ListConnectors",
+        Access::With(ConnectorsGet),
+    ),
+    rule(
+        "mooring.v1.ConnectorService/UpdateConnector",
+        Access::With(ConnectorsUpdate),
+    ),
+    rule(
+        "mooring.v1.ConnectorService/DeleteConnector",
+        Access::With(ConnectorsDelete),
+    ),
     rule(
         "mooring.v1.PublicationService/PublishConnector",
         Access::WithAll(&[ConnectorsPublish, PublicationsCreate]),
     ),
-    rule("mooring.v1.PublicationService/UpdatePublication", Access::With(PublicationsUpdate)),
-    rule("mooring.v1.PublicationService/WithdrawPublication", Access::With(PublicationsWithdraw)),
-    rule("mooring.v1.PublicationService/GetPublication", Access::With(PublicationsGet)),
-    rule("mooring.v1.PublicationService/ListPublications", Access::With(PublicationsGet)),
+    rule(
+        "mooring.v1.PublicationService/UpdatePublication",
+        Access::With(PublicationsUpdate),
+    ),
+    rule(
+        "mooring.v1.PublicationService/WithdrawPublication",
+        Access::With(PublicationsWithdraw),
+    ),
+    rule(
+        "mooring.v1.PublicationService/GetPublication",
+        Access::With(PublicationsGet),
+    ),
+    rule(
+        "mooring.v1.PublicationService/ListPublications",
+        Access::With(PublicationsGet),
+    ),
     rule(
         "mooring.v1.PublicationService/ImportPublication",
         Access::WithAll(&[ImportsManage, PublicationsGet]),
     ),
-    rule("mooring.v1.PublicationService/GetImport", Access::With(ImportsGet)),
-    rule("mooring.v1.PublicationService/ListImports", Access::With(ImportsGet)),
-    rule("mooring.v1.PublicationService/UpdateImport", Access::With(ImportsManage)),
-    rule("mooring.v1.PublicationService/DeleteImport", Access::With(ImportsManage)),
-    rule("mooring.v1.ActivationService/Activate", Access::With(ActivationsManage)),
-    rule("mooring.v1.ActivationService/Deactivate", Access::With(ActivationsManage)),
-    rule("mooring.v1.ActivationService/GetActivation", Access::With(ActivationsGet)),
-    rule("mooring.v1.ActivationService/ListActivations", Access::With(ActivationsGet)),
-    rule("mooring.v1.ActivationService/ListMounts", Access::WithAny(&[ActivationsGet, HostsManage])),
+    rule(
+        "mooring.v1.PublicationService/GetImport",
+        Access::With(ImportsGet),
+    ),
+    rule(
+        "mooring.v1.PublicationService/ListImports",
+        Access::With(ImportsGet),
+    ),
+    rule(
+        "mooring.v1.PublicationService/UpdateImport",
+        Access::With(ImportsManage),
+    ),
+    rule(
+        "mooring.v1.PublicationService/DeleteImport",
+        Access::With(ImportsManage),
+    ),
+    rule(
+        "mooring.v1.ActivationService/Activate",
+        Access::With(ActivationsManage),
+    ),
+    rule(
+        "mooring.v1.ActivationService/Deactivate",
+        Access::With(ActivationsManage),
+    ),
+    rule(
+        "mooring.v1.ActivationService/GetActivation",
+        Access::With(ActivationsGet),
+    ),
+    rule(
+        "mooring.v1.ActivationService/ListActivations",
+        Access::With(ActivationsGet),
+    ),
+    rule(
+        "mooring.v1.ActivationService/ListMounts",
+        Access::WithAny(&[ActivationsGet, HostsManage]),
+    ),
     rule("mooring.v1.HostService/CreatePool", Access::With(PoolsManage)),
     rule("mooring.v1.HostService/GetPool", Access::User),
     rule("mooring.v1.HostService/ListPools", Access::User),
@@ -267,20 +387,35 @@ pub const RULES: &[Rule] = &[
     rule("mooring.v1.HostService/ListHosts", Access::With(HostsManage)),
     rule("mooring.v1.HostService/UpdateHost", Access::With(HostsManage)),
     rule("mooring.v1.HostService/DeleteHost", Access::With(HostsManage)),
-    rule("mooring.v1.HostService/CreateJoinToken", Access::With(JoinTokensManage)),
-    rule("mooring.v1.HostService/ListJoinTokens", Access::With(JoinTokensManage)),
-    rule("mooring.v1.HostService/RevokeJoinToken", Access::With(JoinTokensManage)),
+    rule(
+        "mooring.v1.HostService/CreateJoinToken",
+        Access::With(JoinTokensManage),
+    ),
+    rule(
+        "mooring.v1.HostService/ListJoinTokens",
+        Access::With(JoinTokensManage),
+    ),
+    rule(
+        "mooring.v1.HostService/RevokeJoinToken",
+        Access::With(JoinTokensManage),
+    ),
     rule("mooring.v1.AuditService/ListAuditEvents", Access::With(AuditList)),
     rule("mooring.v1.AuthService/WhoAmI", Access::User),
     rule("mooring.v1.AuthService/GetServerInfo", Access::User),
     rule("mooring.v1.AuthService/Login", Access::Anybody),
     rule("mooring.v1.AuthService/RenewCertificate", Access::ExpiredUser),
     rule("mooring.agent.v1.EnrollmentService/Enroll", Access::Anybody),
-    rule("mooring.agent.v1.EnrollmentService/RenewCertificate", Access::Host),
+    rule(
+        "mooring.agent.v1.EnrollmentService/RenewCertificate",
+        Access::Host,
+    ),
     rule("mooring.agent.v1.SessionService/Connect", Access::Host),
     rule("grpc.health.v1.Health/Check", Access::Anybody),
     rule("grpc.health.v1.Health/Watch", Access::Anybody),
-    rule("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::User),
+    rule(
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        Access::User,
+    ),
 ];
 
 /// The rule of an rpc, named by its path without the leading slash.

@@ -1,6 +1,6 @@
 //! Rows of roles: who is what, where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use super::entity::{binding, community, project, user};
 use super::{Snapshot, Writing, failed};
 use crate::domain::Error;
 use crate::domain::access::{Binding, Member, Role, Standing};
-use crate::domain::names::{Scope, UserName};
+use crate::domain::names::{CommunityName, ProjectName, Scope, UserName};
 
 /// Whether a user operates the realm.
 pub async fn is_operator(snapshot: &Snapshot, user: Uuid) -> Result<bool, Error> {
@@ -79,19 +79,39 @@ pub async fn bindings(snapshot: &Snapshot, scope_uid: Uuid) -> Result<BTreeSet<B
         .map(|(row, user)| {
             let user = user.ok_or_else(|| Error::internal("a role belongs to no user"))?;
             let member = Member(UserName::new(parsed(&user.id)?));
-            Ok(Binding { member, role: named(&row.role, Role::from_name)? })
+            Ok(Binding {
+                member,
+                role: named(&row.role, Role::from_name)?,
+            })
         })
         .collect()
 }
 
-/// The roles of one user, each with the uid of its scope.
-pub async fn roles_of(snapshot: &Snapshot, user: Uuid) -> Result<Vec<(Uuid, Role)>, Error> {
+/// The roles of one user, each with what it was given on, ordered by that.
+pub async fn scopes_of(snapshot: &Snapshot, user: Uuid) -> Result<Vec<(Scope, Role)>, Error> {
     let rows = binding::Entity::find()
         .filter(binding::Column::UserUid.eq(user))
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    rows.into_iter().map(|row| Ok((row.scope_uid, named(&row.role, Role::from_name)?))).collect()
+    let uids = || rows.iter().map(|row| row.scope_uid);
+    let communities = community::Entity::find().filter(community::Column::Uid.is_in(uids()));
+    let projects = project::Entity::find().filter(project::Column::Uid.is_in(uids()));
+    let mut scopes = HashMap::from([(super::realm::get(snapshot).await?.uid, Scope::Realm)]);
+    for row in communities.all(snapshot.db()).await.map_err(failed)? {
+        scopes.insert(row.uid, Scope::Community(CommunityName::new(parsed(&row.id)?)));
+    }
+    for row in projects.all(snapshot.db()).await.map_err(failed)? {
+        scopes.insert(row.uid, Scope::Project(ProjectName::new(parsed(&row.id)?)));
+    }
+    let mut roles = Vec::new();
+    for row in &rows {
+        if let Some(scope) = scopes.get(&row.scope_uid) {
+            roles.push((scope.clone(), named(&row.role, Role::from_name)?));
+        }
+    }
+    roles.sort();
+    Ok(roles)
 }
 
 /// The enabled users who have this role on the scope.
@@ -108,13 +128,23 @@ pub async fn enabled_users_with(
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    rows.into_iter().filter_map(|(_, user)| user).map(|user| Ok(UserName::new(parsed(&user.id)?))).collect()
+    rows.into_iter()
+        .filter_map(|(_, user)| user)
+        .map(|user| Ok(UserName::new(parsed(&user.id)?)))
+        .collect()
 }
 
 /// Gives a role. It must not have been given yet.
 pub async fn insert(writing: &Writing, scope_uid: Uuid, user_uid: Uuid, role: Role) -> Result<(), Error> {
-    let row = binding::Model { user_uid, scope_uid, role: role.as_str().into() };
-    binding::Entity::insert(row.into_active_model()).exec_without_returning(writing.db()).await.map_err(failed)?;
+    let row = binding::Model {
+        user_uid,
+        scope_uid,
+        role: role.as_str().into(),
+    };
+    binding::Entity::insert(row.into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -154,6 +184,9 @@ async fn greatest(snapshot: &Snapshot, user: Uuid, scope_uid: Uuid) -> Result<Op
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let roles = rows.iter().map(|row| named(&row.role, Role::from_name)).collect::<Result<Vec<_>, _>>()?;
+    let roles = rows
+        .iter()
+        .map(|row| named(&row.role, Role::from_name))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(roles.into_iter().max())
 }

@@ -12,8 +12,16 @@ use crate::domain::{Error, Page, Paged};
 
 /// Writes the audit row and the events of a revision.
 pub(super) async fn insert(writing: &Writing, revision: i64, change: Change) -> Result<(), Error> {
-    let Change { actor, method, place, events, details } = change;
-    let first = events.first().ok_or_else(|| Error::internal(format!("{method} changed nothing")))?;
+    let Change {
+        actor,
+        method,
+        place,
+        events,
+        details,
+    } = change;
+    let first = events
+        .first()
+        .ok_or_else(|| Error::internal(format!("{method} changed nothing")))?;
     let row = audit::Model {
         revision,
         event_time: micros(writing.now()),
@@ -25,7 +33,10 @@ pub(super) async fn insert(writing: &Writing, revision: i64, change: Change) -> 
         project_uid: place.project,
         details: text_map(&details),
     };
-    audit::Entity::insert(row.into_active_model()).exec_without_returning(writing.db()).await.map_err(failed)?;
+    audit::Entity::insert(row.into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     let rows = events.into_iter().zip(0..).map(|(changed, seq)| {
         let row = event::Model {
             revision,
@@ -38,7 +49,10 @@ pub(super) async fn insert(writing: &Writing, revision: i64, change: Change) -> 
         };
         row.into_active_model()
     });
-    event::Entity::insert_many(rows).exec_without_returning(writing.db()).await.map_err(failed)?;
+    event::Entity::insert_many(rows)
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 

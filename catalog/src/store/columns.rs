@@ -12,7 +12,8 @@ use crate::domain::Error;
 
 /// Times are stored in microseconds; what is answered at creation must equal what is read later.
 pub(super) fn to_stored_precision(time: OffsetDateTime) -> OffsetDateTime {
-    time.replace_nanosecond(time.microsecond() * 1000).expect("a time's microseconds are within a second")
+    time.replace_nanosecond(time.microsecond() * 1000)
+        .expect("a time's microseconds are within a second")
 }
 
 pub(super) fn micros(time: OffsetDateTime) -> i64 {
@@ -27,7 +28,8 @@ pub(super) fn parsed<T>(text: &str) -> Result<T, Error>
 where
     T: FromStr<Err = String>,
 {
-    text.parse().map_err(|problem: String| Error::internal(format!("the database holds {text:?}: {problem}")))
+    text.parse()
+        .map_err(|problem: String| Error::internal(format!("the database holds {text:?}: {problem}")))
 }
 
 pub(super) fn named<T>(text: &str, from_name: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
@@ -43,7 +45,11 @@ pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 }
 
 pub(super) fn text_map<K: Display + Ord>(map: &BTreeMap<K, String>) -> String {
-    json(&map.iter().map(|(key, value)| (key.to_string(), value)).collect::<BTreeMap<_, _>>())
+    json(
+        &map.iter()
+            .map(|(key, value)| (key.to_string(), value))
+            .collect::<BTreeMap<_, _>>(),
+    )
 }
 
 /// What every resource's row has, as the domain's [`crate::domain::Meta`].

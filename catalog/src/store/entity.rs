@@ -1,7 +1,10 @@
 //! Rows as the database has them: columns and nothing else. What they mean is in `domain`, how they came to be in
 //! `store/migrations`. Times are microseconds since 1970 UTC; lists and maps are JSON text.
 
-#![allow(missing_docs, reason = "columns carry the names of the domain's fields, and derives write items of their own")]
+#![allow(
+    missing_docs,
+    reason = "columns carry the names of the domain's fields, and derives write items of their own"
+)]
 #![allow(unreachable_pub, reason = "the derives of sea-orm make everything pub")]
 
 pub mod activation;

@@ -1,18 +1,28 @@
 //! Rows of join tokens. Of a token only its SHA-256 is stored, and it is consumed in one statement.
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter};
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+};
 use uuid::Uuid;
 
 use super::columns::{from_json, json, micros, time};
 use super::entity::{join_token, join_use};
 use super::{Snapshot, Writing, failed};
-use crate::domain::Error;
 use crate::domain::join_token::{JoinToken, REPLAY_WINDOW, Subject, SubjectKind, TokenDigest};
+use crate::domain::{Error, Page, Paged};
 
 /// Adds a join token, known by its digest.
 pub async fn insert(writing: &Writing, token: &JoinToken, digest: TokenDigest) -> Result<(), Error> {
-    let JoinToken { uid, subject, uses_left, expire_time, creator, create_time, host_labels } = token;
+    let JoinToken {
+        uid,
+        subject,
+        uses_left,
+        expire_time,
+        creator,
+        create_time,
+        host_labels,
+    } = token;
     let (pool_uid, user_uid) = match subject {
         Subject::Pool(uid) => (Some(*uid), None),
         Subject::User(uid) => (None, Some(*uid)),
@@ -47,7 +57,10 @@ pub async fn consume(
         SubjectKind::User => join_token::Column::UserUid,
     };
     let rows = join_token::Entity::update_many()
-        .col_expr(join_token::Column::UsesLeft, Expr::col(join_token::Column::UsesLeft).sub(1))
+        .col_expr(
+            join_token::Column::UsesLeft,
+            Expr::col(join_token::Column::UsesLeft).sub(1),
+        )
         .filter(join_token::Column::TokenSha256.eq(digest.0.to_vec()))
         .filter(join_token::Column::UsesLeft.gt(0))
         .filter(join_token::Column::ExpireTime.gt(micros(writing.now())))
@@ -71,7 +84,10 @@ pub async fn insert_use(
         subject_uid,
         use_time: micros(writing.now()),
     };
-    join_use::Entity::insert(row.into_active_model()).exec_without_returning(writing.db()).await.map_err(failed)?;
+    join_use::Entity::insert(row.into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -95,6 +111,58 @@ pub async fn used_by(
         .await
         .map_err(failed)?;
     Ok(used.map(|used| used.subject_uid))
+}
+
+/// A page of the tokens, newest first.
+pub async fn list(snapshot: &Snapshot, page: &Page) -> Result<Paged<JoinToken>, Error> {
+    let before = page.after.as_ref().and_then(|after| after.parse::<Uuid>().ok());
+    let rows = join_token::Entity::find()
+        .filter(Condition::all().add_option(before.map(|uid| join_token::Column::Uid.lt(uid))))
+        .order_by_desc(join_token::Column::Uid)
+        .limit(page.size as u64 + 1)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let items = rows.into_iter().map(of_row).collect::<Result<_, _>>()?;
+    Ok(Paged::cut(items, page, |token: &JoinToken| token.uid.to_string()))
+}
+
+/// The token with this uid.
+pub async fn by_uid(snapshot: &Snapshot, uid: Uuid) -> Result<Option<JoinToken>, Error> {
+    let row = join_token::Entity::find_by_id(uid)
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?;
+    row.map(of_row).transpose()
+}
+
+/// Makes a token useless.
+pub async fn delete(writing: &Writing, uid: Uuid) -> Result<(), Error> {
+    join_token::Entity::delete_by_id(uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Makes all tokens of a pool useless.
+pub async fn delete_of_pool(writing: &Writing, pool_uid: Uuid) -> Result<(), Error> {
+    join_token::Entity::delete_many()
+        .filter(join_token::Column::PoolUid.eq(pool_uid))
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Forgets tokens that have ended some time ago: nobody's lost reply needs them any more.
+pub async fn delete_ended(writing: &Writing) -> Result<(), Error> {
+    join_token::Entity::delete_many()
+        .filter(join_token::Column::ExpireTime.lt(micros(writing.now() - REPLAY_WINDOW)))
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
 }
 
 /// Makes all tokens of a person useless.

@@ -19,7 +19,11 @@ pub async fn list(snapshot: &Snapshot) -> Result<Vec<(i64, Vec<u8>)>, Error> {
 
 /// Adds an epoch.
 pub async fn insert(writing: &Writing, epoch: i64, wrapped_key: Vec<u8>) -> Result<(), Error> {
-    let row = key_epoch::Model { epoch, wrapped_key, create_time: micros(writing.now()) };
+    let row = key_epoch::Model {
+        epoch,
+        wrapped_key,
+        create_time: micros(writing.now()),
+    };
     key_epoch::Entity::insert(row.into_active_model())
         .exec_without_returning(writing.db())
         .await

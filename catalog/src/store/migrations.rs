@@ -28,8 +28,14 @@ async fn apply(manager: &SchemaManager<'_>, sql: &str) -> Result<(), sea_orm::Db
         DbBackend::Postgres => [("UUID", "uuid"), ("BYTES", "bytea"), ("INT8", "bigint")],
         _ => [("UUID", "uuid_text"), ("BYTES", "blob"), ("INT8", "bigint")],
     };
-    let sql = words.iter().fold(sql.to_owned(), |sql, (ours, theirs)| sql.replace(ours, theirs));
-    for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+    let sql = words
+        .iter()
+        .fold(sql.to_owned(), |sql, (ours, theirs)| sql.replace(ours, theirs));
+    for statement in sql
+        .split(';')
+        .map(str::trim)
+        .filter(|statement| !statement.is_empty())
+    {
         manager.get_connection().execute_unprepared(statement).await?;
     }
     Ok(())
@@ -46,9 +52,13 @@ macro_rules! sql_migration {
             }
         }
 
+        #[allow(
+            elided_lifetimes_in_paths,
+            reason = "the trait's own lifetime is hidden, and must be the same"
+        )]
         #[sea_orm_migration::async_trait::async_trait]
         impl sea_orm_migration::MigrationTrait for Migration {
-            async fn up(&self, manager: &sea_orm_migration::SchemaManager<'_>) -> Result<(), sea_orm::DbErr> {
+            async fn up(&self, manager: &sea_orm_migration::SchemaManager) -> Result<(), sea_orm::DbErr> {
                 super::apply(manager, $sql).await
             }
         }

@@ -19,7 +19,11 @@ pub async fn claim(writing: &Writing, project: Uuid, name: &Id, owner: Uuid) -> 
         None => {}
     }
     release(writing, owner).await?;
-    let row = mount_name::Model { project_uid: project, mount_name: name.to_string(), owner_uid: owner };
+    let row = mount_name::Model {
+        project_uid: project,
+        mount_name: name.to_string(),
+        owner_uid: owner,
+    };
     mount_name::Entity::insert(row.into_active_model())
         .exec_without_returning(writing.db())
         .await

@@ -1,8 +1,8 @@
 //! Rows of projects.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
 };
 use uuid::Uuid;
 
@@ -40,7 +40,11 @@ pub async fn list(snapshot: &Snapshot, user: Uuid, all: bool, page: &Page) -> Re
             .filter(Condition::all().add_option(roles.map(|roles| binding::Column::Role.is_in(roles))))
             .into_query()
     };
-    let passed_on = Role::ALL.into_iter().filter_map(inherited).map(Role::as_str).collect();
+    let passed_on = Role::ALL
+        .into_iter()
+        .filter_map(inherited)
+        .map(Role::as_str)
+        .collect();
     let seen = Condition::any()
         .add(project::Column::Uid.in_subquery(scopes(None)))
         .add(project::Column::CommunityUid.in_subquery(scopes(Some(passed_on))));
@@ -68,19 +72,28 @@ pub async fn insert(writing: &Writing, project: &Project) -> Result<(), Error> {
 
 /// Stores a changed project.
 pub async fn update(writing: &Writing, project: &Project) -> Result<(), Error> {
-    to_row(project).into_active_model().reset_all().update(writing.db()).await.map_err(failed)?;
+    to_row(project)
+        .into_active_model()
+        .reset_all()
+        .update(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
 /// Removes a project, the roles given on it, and its name for ever.
 pub async fn delete(writing: &Writing, project: &Project) -> Result<(), Error> {
     super::access::delete_of_scope(writing, project.meta.uid).await?;
-    project::Entity::delete_by_id(project.meta.uid).exec(writing.db()).await.map_err(failed)?;
+    project::Entity::delete_by_id(project.meta.uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
     super::realm::retire(writing, &project.name, project.meta.uid).await
 }
 
 fn of_rows((row, community): (project::Model, Option<community::Model>)) -> Result<Project, Error> {
-    let community = community.ok_or_else(|| Error::internal(format!("project {} has no community", row.id)))?;
+    let community =
+        community.ok_or_else(|| Error::internal(format!("project {} has no community", row.id)))?;
     Ok(Project {
         name: ProjectName::new(parsed(&row.id)?),
         community: CommunityName::new(parsed(&community.id)?),
@@ -90,6 +103,11 @@ fn of_rows((row, community): (project::Model, Option<community::Model>)) -> Resu
 }
 
 fn to_row(project: &Project) -> project::Model {
-    let Project { name, meta, community: _, community_uid } = project;
+    let Project {
+        name,
+        meta,
+        community: _,
+        community_uid,
+    } = project;
     row_of!(project, name.id(), meta, community_uid: *community_uid)
 }

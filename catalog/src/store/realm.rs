@@ -25,19 +25,37 @@ pub struct Realm {
 
 /// The realm; `None` before the first start.
 pub async fn find(snapshot: &Snapshot) -> Result<Option<Realm>, Error> {
-    let row = realm::Entity::find_by_id(ROW).one(snapshot.db()).await.map_err(failed)?;
-    Ok(row.map(|realm::Model { uid, epoch, revision, .. }| Realm { uid, epoch, revision }))
+    let row = realm::Entity::find_by_id(ROW)
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?;
+    Ok(row.map(
+        |realm::Model {
+             uid, epoch, revision, ..
+         }| Realm { uid, epoch, revision },
+    ))
 }
 
 /// The realm of a catalog that has been started.
 pub async fn get(snapshot: &Snapshot) -> Result<Realm, Error> {
-    find(snapshot).await?.ok_or_else(|| Error::internal("the database holds no realm"))
+    find(snapshot)
+        .await?
+        .ok_or_else(|| Error::internal("the database holds no realm"))
 }
 
 /// Makes the realm.
 pub async fn insert(writing: &Writing, uid: Uuid) -> Result<(), Error> {
-    let row = realm::Model { id: ROW, uid, epoch: 1, revision: 0, create_time: micros(writing.now()) };
-    realm::Entity::insert(row.into_active_model()).exec_without_returning(writing.db()).await.map_err(failed)?;
+    let row = realm::Model {
+        id: ROW,
+        uid,
+        epoch: 1,
+        revision: 0,
+        create_time: micros(writing.now()),
+    };
+    realm::Entity::insert(row.into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -48,13 +66,20 @@ pub async fn raise_epoch(writing: &Writing) -> Result<i64, Error> {
 
 /// Whether a name may not be given out any more.
 pub async fn is_retired(snapshot: &Snapshot, name: &impl ToString) -> Result<bool, Error> {
-    let row = retired_name::Entity::find_by_id(name.to_string()).one(snapshot.db()).await.map_err(failed)?;
+    let row = retired_name::Entity::find_by_id(name.to_string())
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?;
     Ok(row.is_some())
 }
 
 /// Never gives this name out again.
 pub(super) async fn retire(writing: &Writing, name: &impl ToString, uid: Uuid) -> Result<(), Error> {
-    let row = retired_name::Model { name: name.to_string(), uid, delete_time: micros(writing.now()) };
+    let row = retired_name::Model {
+        name: name.to_string(),
+        uid,
+        delete_time: micros(writing.now()),
+    };
     retired_name::Entity::insert(row.into_active_model())
         .exec_without_returning(writing.db())
         .await
@@ -64,12 +89,17 @@ pub(super) async fn retire(writing: &Writing, name: &impl ToString, uid: Uuid) -
 
 /// Counts one change. The row is locked from here to the end of the transaction, hence «late».
 pub(super) async fn next_revision(writing: &Writing) -> Result<i64, Error> {
-    bump(writing, realm::Column::Revision).await.map(|row| row.revision)
+    bump(writing, realm::Column::Revision)
+        .await
+        .map(|row| row.revision)
 }
 
 /// The newest revision outside of a transaction; 0 in an empty database.
 pub(super) async fn revision_if_any(connection: &impl ConnectionTrait) -> Result<i64, Error> {
-    let row = realm::Entity::find_by_id(ROW).one(connection).await.map_err(failed)?;
+    let row = realm::Entity::find_by_id(ROW)
+        .one(connection)
+        .await
+        .map_err(failed)?;
     Ok(row.map_or(0, |row| row.revision))
 }
 
@@ -80,5 +110,7 @@ async fn bump(writing: &Writing, column: realm::Column) -> Result<realm::Model, 
         .exec_with_returning(writing.db())
         .await
         .map_err(failed)?;
-    rows.into_iter().next().ok_or_else(|| Error::internal("the database holds no realm"))
+    rows.into_iter()
+        .next()
+        .ok_or_else(|| Error::internal("the database holds no realm"))
 }

@@ -30,7 +30,18 @@ pub async fn find(snapshot: &Snapshot, caller: Uuid, request_id: Uuid) -> Result
         .one(snapshot.db())
         .await
         .map_err(failed)?;
-    Ok(row.map(|request::Model { method, fingerprint, answer, .. }| Answered { method, fingerprint, answer }))
+    Ok(row.map(
+        |request::Model {
+             method,
+             fingerprint,
+             answer,
+             ..
+         }| Answered {
+            method,
+            fingerprint,
+            answer,
+        },
+    ))
 }
 
 /// Keeps an answer, and drops those that are over.
@@ -45,10 +56,23 @@ pub async fn insert(
         .exec(writing.db())
         .await
         .map_err(failed)?;
-    let Answered { method, fingerprint, answer } = answered;
+    let Answered {
+        method,
+        fingerprint,
+        answer,
+    } = answered;
     let expire_time = micros(writing.now() + KEPT);
-    let row =
-        request::Model { caller_uid: caller, request_id, method, fingerprint, answer, expire_time };
-    request::Entity::insert(row.into_active_model()).exec_without_returning(writing.db()).await.map_err(failed)?;
+    let row = request::Model {
+        caller_uid: caller,
+        request_id,
+        method,
+        fingerprint,
+        answer,
+        expire_time,
+    };
+    request::Entity::insert(row.into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }

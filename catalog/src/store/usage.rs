@@ -20,7 +20,10 @@ pub async fn of_community(snapshot: &Snapshot, community: &Community) -> Result<
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    Ok(rows.into_iter().map(|row| format!("projects/{}", row.id)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| format!("projects/{}", row.id))
+        .collect())
 }
 
 /// What keeps a project from being deleted.
@@ -40,6 +43,14 @@ pub async fn of_project(snapshot: &Snapshot, project: &Project) -> Result<Vec<St
         .await
         .map_err(failed)?;
     let name = &project.name;
-    let connectors = connectors.into_iter().map(|row| format!("{name}/connectors/{}", row.id));
-    Ok(connectors.chain(secrets.into_iter().map(|row| format!("{name}/secrets/{}", row.id))).collect())
+    let connectors = connectors
+        .into_iter()
+        .map(|row| format!("{name}/connectors/{}", row.id));
+    Ok(connectors
+        .chain(
+            secrets
+                .into_iter()
+                .map(|row| format!("{name}/secrets/{}", row.id)),
+        )
+        .collect())
 }

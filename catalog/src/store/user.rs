@@ -1,7 +1,8 @@
 //! Rows of users.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use uuid::Uuid;
 
@@ -14,13 +15,21 @@ use crate::domain::{Error, Page, Paged};
 
 /// The user with this name.
 pub async fn find(snapshot: &Snapshot, name: &UserName) -> Result<Option<User>, Error> {
-    let row = user::Entity::find().filter(user::Column::Id.eq(name.id().as_str())).one(snapshot.db()).await;
+    let row = user::Entity::find()
+        .filter(user::Column::Id.eq(name.id().as_str()))
+        .one(snapshot.db())
+        .await;
     row.map_err(failed)?.map(of_row).transpose()
 }
 
 /// The user whom a certificate names.
 pub async fn by_uid(snapshot: &Snapshot, uid: Uuid) -> Result<Option<User>, Error> {
-    user::Entity::find_by_id(uid).one(snapshot.db()).await.map_err(failed)?.map(of_row).transpose()
+    user::Entity::find_by_id(uid)
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?
+        .map(of_row)
+        .transpose()
 }
 
 /// A page of the users, ordered by id.
@@ -47,7 +56,12 @@ pub async fn insert(writing: &Writing, user: &User) -> Result<(), Error> {
 
 /// Stores a changed user.
 pub async fn update(writing: &Writing, user: &User) -> Result<(), Error> {
-    to_row(user).into_active_model().reset_all().update(writing.db()).await.map_err(failed)?;
+    to_row(user)
+        .into_active_model()
+        .reset_all()
+        .update(writing.db())
+        .await
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -59,7 +73,10 @@ pub async fn delete(writing: &Writing, user: &User) -> Result<(), Error> {
         .exec(writing.db())
         .await
         .map_err(failed)?;
-    user::Entity::delete_by_id(user.meta.uid).exec(writing.db()).await.map_err(failed)?;
+    user::Entity::delete_by_id(user.meta.uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
     super::realm::retire(writing, &user.name, user.meta.uid).await
 }
 
@@ -73,6 +90,11 @@ fn of_row(row: user::Model) -> Result<User, Error> {
 }
 
 fn to_row(user: &User) -> user::Model {
-    let User { name, meta, state, login_time } = user;
+    let User {
+        name,
+        meta,
+        state,
+        login_time,
+    } = user;
     row_of!(user, name.id(), meta, state: state.as_str().into(), login_time: login_time.map(micros))
 }

@@ -8,7 +8,11 @@ fn part(n: u32, report: Option<(MountState, &str)>) -> HostPart {
         host_state: HostState::Ready,
         generation: 1,
         credential_missing: None,
-        report: report.map(|(state, message)| PartReport { state, generation: 1, message: message.into() }),
+        report: report.map(|(state, message)| PartReport {
+            state,
+            generation: 1,
+            message: message.into(),
+        }),
     }
 }
 
@@ -24,7 +28,11 @@ fn failed(n: u32) -> HostPart {
 fn the_effective_mode_is_the_least_of_all() {
     use Mode::{ReadOnly as Ro, ReadWrite as Rw};
     assert_eq!(effective_mode(Rw, [None, None, None]), Rw);
-    assert_eq!(effective_mode(Ro, [Some(Rw), Some(Rw), Some(Rw)]), Ro, "nothing widens a connector");
+    assert_eq!(
+        effective_mode(Ro, [Some(Rw), Some(Rw), Some(Rw)]),
+        Ro,
+        "nothing widens a connector"
+    );
     assert_eq!(effective_mode(Rw, [Some(Ro), Some(Rw), None]), Ro);
     assert_eq!(effective_mode(Rw, [Some(Rw), Some(Ro), Some(Rw)]), Ro);
     assert_eq!(effective_mode(Rw, [None, None, Some(Ro)]), Ro);
@@ -34,44 +42,107 @@ fn the_effective_mode_is_the_least_of_all() {
 fn an_empty_pool_is_pending_and_says_how_to_add_a_host() {
     let outlook = outlook_of_live("gpu", &[]);
     assert_eq!(outlook.state, ActivationState::Pending);
-    assert!(outlook.message.contains("mooring join-tokens create --pool gpu"), "{}", outlook.message);
+    assert!(
+        outlook.message.contains("mooring join-tokens create --pool gpu"),
+        "{}",
+        outlook.message
+    );
 }
 
 #[test]
 fn a_live_activation_follows_its_hosts() {
     use ActivationState::{Active, Degraded, Failed, Pending};
     let waiting = || part(2, None);
-    let lost = || HostPart { host_state: HostState::Lost, ..mounted(2) };
-    let away = || HostPart { host_state: HostState::NotReady, ..mounted(2) };
-    let old = || HostPart { generation: 2, ..mounted(2) };
+    let lost = || HostPart {
+        host_state: HostState::Lost,
+        ..mounted(2)
+    };
+    let away = || HostPart {
+        host_state: HostState::NotReady,
+        ..mounted(2)
+    };
+    let old = || HostPart {
+        generation: 2,
+        ..mounted(2)
+    };
     let ill = || part(2, Some((MountState::Degraded, "the key is refused")));
-    let keyless = || HostPart { credential_missing: Some("the secret has no enabled version".into()), ..waiting() };
+    let keyless = || HostPart {
+        credential_missing: Some("the secret has no enabled version".into()),
+        ..waiting()
+    };
     for (parts, state, n, message) in [
         (vec![waiting()], Pending, 0, "hosts/h2: waits to be mounted"),
         (vec![mounted(1)], Active, 1, ""),
         (vec![mounted(1), mounted(2)], Active, 2, ""),
         (vec![mounted(1), away()], Active, 2, ""),
-        (vec![mounted(1), waiting()], Degraded, 1, "hosts/h2: waits to be mounted"),
-        (vec![mounted(1), failed(2)], Degraded, 1, "hosts/h2: the endpoint does not answer"),
-        (vec![mounted(1), ill()], Degraded, 2, "hosts/h2: the key is refused"),
-        (vec![mounted(1), lost()], Degraded, 2, "hosts/h2: the host has not been heard of"),
-        (vec![mounted(1), old()], Degraded, 2, "hosts/h2: the mount does not yet follow"),
-        (vec![failed(1)], Failed, 0, "hosts/h1: the endpoint does not answer"),
+        (
+            vec![mounted(1), waiting()],
+            Degraded,
+            1,
+            "hosts/h2: waits to be mounted",
+        ),
+        (
+            vec![mounted(1), failed(2)],
+            Degraded,
+            1,
+            "hosts/h2: the endpoint does not answer",
+        ),
+        (
+            vec![mounted(1), ill()],
+            Degraded,
+            2,
+            "hosts/h2: the key is refused",
+        ),
+        (
+            vec![mounted(1), lost()],
+            Degraded,
+            2,
+            "hosts/h2: the host has not been heard of",
+        ),
+        (
+            vec![mounted(1), old()],
+            Degraded,
+            2,
+            "hosts/h2: the mount does not yet follow",
+        ),
+        (
+            vec![failed(1)],
+            Failed,
+            0,
+            "hosts/h1: the endpoint does not answer",
+        ),
         (vec![failed(1), failed(2)], Failed, 0, "1 more host is not ready"),
-        (vec![failed(1), waiting()], Pending, 0, "hosts/h1: the endpoint does not answer; and 1 more"),
-        (vec![keyless()], Pending, 0, "hosts/h2: the secret has no enabled version"),
+        (
+            vec![failed(1), waiting()],
+            Pending,
+            0,
+            "hosts/h1: the endpoint does not answer; and 1 more",
+        ),
+        (
+            vec![keyless()],
+            Pending,
+            0,
+            "hosts/h2: the secret has no enabled version",
+        ),
     ] {
         let outlook = outlook_of_live("gpu", &parts);
         assert_eq!((outlook.state, outlook.mounted_hosts), (state, n), "{parts:?}");
         assert_eq!(outlook.desired_hosts, count(parts.len()));
-        assert!(outlook.message.contains(message), "{} lacks {message}", outlook.message);
+        assert!(
+            outlook.message.contains(message),
+            "{} lacks {message}",
+            outlook.message
+        );
         assert_eq!(outlook.message.is_empty(), state == Active);
     }
 }
 
 #[test]
 fn an_ended_activation_waits_for_every_host_that_is_not_lost() {
-    let lost = HostPart { host_state: HostState::Lost, ..mounted(2) };
+    let lost = HostPart {
+        host_state: HostState::Lost,
+        ..mounted(2)
+    };
     let outlook = outlook_of_ended(&[mounted(1), lost.clone()]);
     assert_eq!(outlook.state, ActivationState::Deactivating);
     assert_eq!(outlook.mounted_hosts, 1);
@@ -79,17 +150,27 @@ fn an_ended_activation_waits_for_every_host_that_is_not_lost() {
 
     let outlook = outlook_of_ended(&[lost]);
     assert_eq!(outlook.state, ActivationState::Inactive);
-    assert!(outlook.message.contains("hosts/h2 is lost and unmounts when it returns"));
+    assert!(
+        outlook
+            .message
+            .contains("hosts/h2 is lost and unmounts when it returns")
+    );
 
     let outlook = outlook_of_ended(&[]);
-    assert_eq!((outlook.state, outlook.message.as_str()), (ActivationState::Inactive, ""));
+    assert_eq!(
+        (outlook.state, outlook.message.as_str()),
+        (ActivationState::Inactive, "")
+    );
 }
 
 #[test]
 fn a_long_list_of_hosts_is_cut() {
     let parts: Vec<_> = (0..5).map(mounted).collect();
     let message = outlook_of_ended(&parts).message;
-    assert!(message.contains("hosts/h0, hosts/h1, hosts/h2 and 2 more"), "{message}");
+    assert!(
+        message.contains("hosts/h0, hosts/h1, hosts/h2 and 2 more"),
+        "{message}"
+    );
 }
 
 #[test]

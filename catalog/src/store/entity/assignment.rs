@@ -20,7 +20,11 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::host::Entity", from = "Column::HostUid", to = "super::host::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::host::Entity",
+        from = "Column::HostUid",
+        to = "super::host::Column::Uid"
+    )]
     Host,
 }
 

@@ -15,7 +15,11 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::user::Entity", from = "Column::UserUid", to = "super::user::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::user::Entity",
+        from = "Column::UserUid",
+        to = "super::user::Column::Uid"
+    )]
     User,
 }
 

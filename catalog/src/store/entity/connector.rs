@@ -31,9 +31,17 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::project::Entity", from = "Column::ProjectUid", to = "super::project::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::project::Entity",
+        from = "Column::ProjectUid",
+        to = "super::project::Column::Uid"
+    )]
     Project,
-    #[sea_orm(belongs_to = "super::secret::Entity", from = "Column::SecretUid", to = "super::secret::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::secret::Entity",
+        from = "Column::SecretUid",
+        to = "super::secret::Column::Uid"
+    )]
     Secret,
 }
 

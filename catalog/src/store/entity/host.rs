@@ -24,7 +24,7 @@ pub struct Model {
     pub backends: String,
     pub certificate_expire_time: i64,
     pub hpke_public_key: Vec<u8>,
-    pub key_sha256: Vec<u8>,
+    pub key_pin: String,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -20,9 +20,17 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::host::Entity", from = "Column::HostUid", to = "super::host::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::host::Entity",
+        from = "Column::HostUid",
+        to = "super::host::Column::Uid"
+    )]
     Host,
-    #[sea_orm(belongs_to = "super::assignment::Entity", from = "Column::AssignmentUid", to = "super::assignment::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::assignment::Entity",
+        from = "Column::AssignmentUid",
+        to = "super::assignment::Column::Uid"
+    )]
     Assignment,
 }
 

@@ -25,7 +25,11 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::community::Entity", from = "Column::CommunityUid", to = "super::community::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::community::Entity",
+        from = "Column::CommunityUid",
+        to = "super::community::Column::Uid"
+    )]
     Community,
 }
 

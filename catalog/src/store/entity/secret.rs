@@ -22,7 +22,11 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    #[sea_orm(belongs_to = "super::project::Entity", from = "Column::ProjectUid", to = "super::project::Column::Uid")]
+    #[sea_orm(
+        belongs_to = "super::project::Entity",
+        from = "Column::ProjectUid",
+        to = "super::project::Column::Uid"
+    )]
     Project,
 }
 

@@ -35,7 +35,7 @@ CREATE TABLE host (
     backends TEXT NOT NULL,
     certificate_expire_time INT8 NOT NULL,
     hpke_public_key BYTES NOT NULL,
-    key_sha256 BYTES NOT NULL
+    key_pin TEXT NOT NULL
 );
 CREATE INDEX host_pool ON host (pool_uid);
 CREATE TABLE publication (

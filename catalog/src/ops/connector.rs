@@ -1,0 +1,523 @@
+//! Connectors: created with or without their secret, changed with care for what is published or mounted, deleted
+//! when nothing is.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::secret::target_of;
+use super::{Answer, Catalog, Once, field_list};
+use crate::domain::activation::MountState;
+use crate::domain::audit::{Change, EventKind};
+use crate::domain::connector::{
+    Connector, ConnectorChange, Impact, NewConnector, NewConnectorSecret, SecretRef, Spec,
+};
+use crate::domain::names::{ConnectorName, ProjectName, Scope, SecretName};
+use crate::domain::project::Project;
+use crate::domain::secret::{CompanionSecret, NewSecret};
+use crate::domain::{Error, Id, Meta, Page, Paged, Violations};
+use crate::policy::rules::Permission;
+use crate::policy::{self, Action, Permit};
+use crate::store::connector_use::ConnectorMount;
+use crate::store::{self, Snapshot, Writing};
+
+macro_rules! connector_action {
+    ($(#[$doc:meta])* $action:ident($target:ty), $project:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $action(pub $target);
+
+        impl Action for $action {
+            const RPC: &'static str = concat!("mooring.v1.ConnectorService/", stringify!($action));
+
+            fn scopes(&self) -> Vec<Scope> {
+                let project: fn(&$target) -> &ProjectName = $project;
+                vec![Scope::Project(project(&self.0).clone())]
+            }
+        }
+    };
+}
+
+connector_action!(
+    /// Create a connector in this project.
+    CreateConnector(ProjectName), |project| project
+);
+connector_action!(
+    /// Read a connector.
+    GetConnector(ConnectorName), ConnectorName::project
+);
+connector_action!(
+    /// List a project's connectors.
+    ListConnectors(ProjectName), |project| project
+);
+connector_action!(
+    /// Change a connector.
+    UpdateConnector(ConnectorName), ConnectorName::project
+);
+connector_action!(
+    /// Delete a connector.
+    DeleteConnector(ConnectorName), ConnectorName::project
+);
+
+/// A connector and what is going on with it.
+#[derive(Clone, Debug)]
+pub struct ConnectorView {
+    /// The connector.
+    pub connector: Connector,
+    /// Its mounts for its own project; those of importing projects are theirs to see.
+    pub mounts: Vec<ConnectorMount>,
+    /// On how many hosts it is mounted, for whichever project.
+    pub mounted_hosts: usize,
+    /// Whether it is published somewhere.
+    pub published: bool,
+}
+
+impl Catalog {
+    /// Creates a connector, and its secret if one comes with it: both or neither.
+    pub async fn create_connector(
+        &self,
+        permit: Permit<CreateConnector>,
+        id: Option<Id>,
+        new: NewConnector,
+        once: Once<ConnectorView>,
+    ) -> Result<Answer<ConnectorView>, Error> {
+        let writing = self.write().await?;
+        let (CreateConnector(project), actor) = permit.spend(&writing).await?;
+        if let Some(answer) = once.answered(&writing, &actor).await? {
+            return Ok(answer);
+        }
+        let project = store::project::get(&writing, &project).await?;
+        let uid = self.clock.new_uid();
+        let id = id.unwrap_or_else(|| Id::made_of(uid, 'k'));
+        let name = ConnectorName::new(project.name.clone(), id.clone());
+        if store::connector::find(&writing, &project, &name).await?.is_some() {
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            });
+        }
+        let NewConnector {
+            texts,
+            endpoint,
+            region,
+            bucket,
+            prefix,
+            mount_name,
+            access_key_id,
+            secret,
+            mode,
+            backend,
+            virtual_host_style,
+        } = new;
+        let mut change = Change::new(&actor.name, "CreateConnector", EventKind::Created, &name, uid)
+            .in_project(project.meta.uid, project.community_uid);
+        let (secret, secret_version) = match secret {
+            NewConnectorSecret::None => (None, None),
+            NewConnectorSecret::Existing(name, version) => {
+                (Some(secret_in(&writing, &project, &name).await?), version)
+            }
+            NewConnectorSecret::Companion(CompanionSecret {
+                id: secret_id,
+                texts,
+                value,
+            }) => {
+                policy::require(
+                    &writing,
+                    &actor,
+                    Permission::SecretsCreate,
+                    &Scope::Project(project.name.clone()),
+                )
+                .await?;
+                let new = NewSecret {
+                    texts,
+                    allowed_targets: vec![target_of(&endpoint, &bucket)],
+                    value,
+                };
+                let secret = self
+                    .add_secret(
+                        &writing,
+                        &project,
+                        Some(secret_id.unwrap_or(id.clone())),
+                        new,
+                        &actor,
+                    )
+                    .await?;
+                change = change
+                    .also(EventKind::Created, &secret.name, secret.meta.uid)
+                    .detail("secret", &secret.name);
+                (
+                    Some(SecretRef {
+                        uid: secret.meta.uid,
+                        name: secret.name,
+                    }),
+                    None,
+                )
+            }
+        };
+        let spec = Spec {
+            endpoint,
+            region,
+            bucket,
+            prefix,
+            mount_name: mount_name.unwrap_or(id),
+            access_key_id,
+            secret,
+            secret_version,
+            mode,
+            backend,
+            virtual_host_style,
+        };
+        let meta = Meta::new(uid, texts, actor.name.to_string(), writing.now());
+        let connector = Connector {
+            name,
+            meta,
+            project_uid: project.meta.uid,
+            spec,
+        };
+        check(&writing, &project, &connector).await?;
+        store::connector::insert(&writing, &connector).await?;
+        let view = ConnectorView {
+            connector,
+            mounts: Vec::new(),
+            mounted_hosts: 0,
+            published: false,
+        };
+        once.keep(&writing, &actor, &view).await?;
+        writing.commit(change).await?;
+        Ok(Answer::New(view))
+    }
+
+    /// Reads a connector, and where it is mounted.
+    pub async fn get_connector(&self, permit: Permit<GetConnector>) -> Result<ConnectorView, Error> {
+        let snapshot = self.read().await?;
+        let (GetConnector(name), _) = permit.spend(&snapshot).await?;
+        let (_, connector) = find(&snapshot, &name).await?;
+        view(&snapshot, connector).await
+    }
+
+    /// Lists a project's connectors.
+    pub async fn list_connectors(
+        &self,
+        permit: Permit<ListConnectors>,
+        page: &Page,
+    ) -> Result<Paged<ConnectorView>, Error> {
+        let snapshot = self.read().await?;
+        let (ListConnectors(project), _) = permit.spend(&snapshot).await?;
+        let project = store::project::get(&snapshot, &project).await?;
+        let Paged { items, next } = store::connector::list(&snapshot, &project, page).await?;
+        Ok(Paged {
+            items: views(&snapshot, items).await?,
+            next,
+        })
+    }
+
+    /// Changes a connector. Of a published one, everything but its texts is for editors; of an active one, what is
+    /// mounted changes only with `restart_mounts`.
+    pub async fn update_connector(
+        &self,
+        permit: Permit<UpdateConnector>,
+        change: ConnectorChange,
+    ) -> Result<ConnectorView, Error> {
+        let writing = self.write().await?;
+        let (UpdateConnector(name), actor) = permit.spend(&writing).await?;
+        let (project, mut connector) = find(&writing, &name).await?;
+        connector.meta.check_etag(&change.etag, &name)?;
+        let restart_mounts = change.restart_mounts;
+        let texts = change.texts.clone();
+        let mut fields: Vec<&str> = texts.fields().collect();
+        let spec = changed_spec(&writing, &project, &connector, change).await?;
+        let impact = connector.spec.impact_of(&spec);
+        if impact > Impact::Texts {
+            if !store::connector_use::published(&writing, &[connector.meta.uid])
+                .await?
+                .is_empty()
+            {
+                let scope = Scope::Project(project.name.clone());
+                policy::require(&writing, &actor, Permission::ConnectorsUpdatePublished, &scope).await?;
+            }
+            fields.extend(changed_fields(&connector.spec, &spec));
+        }
+        if impact == Impact::Remount && !restart_mounts {
+            let live = store::connector_use::live_activations(&writing, connector.meta.uid).await?;
+            if !live.is_empty() {
+                return Err(Error::Precondition {
+                    reason: "MountsMustRestart",
+                    subject: name.to_string(),
+                    problem: Error::in_use(
+                        &name,
+                        &live,
+                        "this change restarts its mounts, on which open files fail: repeat it with restart_mounts",
+                    )
+                    .to_string(),
+                });
+            }
+        }
+        connector.spec = spec;
+        connector.meta.change(texts, writing.now());
+        if impact > Impact::Texts {
+            check(&writing, &project, &connector).await?;
+        }
+        store::connector::update(&writing, &connector).await?;
+        let uid = connector.meta.uid;
+        self.connector_changed(&writing, &connector, impact).await?;
+        let view = view(&writing, connector).await?;
+        let change = Change::new(&actor.name, "UpdateConnector", EventKind::Updated, &name, uid)
+            .in_project(project.meta.uid, project.community_uid)
+            .detail("fields", field_list(fields.into_iter()));
+        writing.commit(change).await?;
+        Ok(view)
+    }
+
+    /// Deletes a connector that is neither active nor published.
+    pub async fn delete_connector(&self, permit: Permit<DeleteConnector>, etag: &str) -> Result<(), Error> {
+        let writing = self.write().await?;
+        let (DeleteConnector(name), actor) = permit.spend(&writing).await?;
+        let (project, connector) = find(&writing, &name).await?;
+        connector.meta.check_etag(etag, &name)?;
+        let uid = connector.meta.uid;
+        let mut users = store::connector_use::live_activations(&writing, uid).await?;
+        users.extend(store::connector_use::publications(&writing, uid).await?);
+        if !users.is_empty() {
+            return Err(Error::in_use(
+                &name,
+                &users,
+                "deactivate and withdraw those first",
+            ));
+        }
+        store::connector::delete(&writing, uid).await?;
+        let change = Change::new(&actor.name, "DeleteConnector", EventKind::Deleted, &name, uid)
+            .in_project(project.meta.uid, project.community_uid);
+        writing.commit(change).await?;
+        Ok(())
+    }
+
+    /// Hosts that have it mounted are told: another key, or another mount.
+    async fn connector_changed(
+        &self,
+        _writing: &Writing,
+        _connector: &Connector,
+        _impact: Impact,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+async fn find(snapshot: &Snapshot, name: &ConnectorName) -> Result<(Project, Connector), Error> {
+    let project = store::project::get(snapshot, name.project()).await?;
+    let connector = store::connector::find(snapshot, &project, name)
+        .await?
+        .ok_or_else(|| Error::absent(name))?;
+    Ok((project, connector))
+}
+
+/// The rules that need the store: all that are broken, at once.
+async fn check(writing: &Writing, project: &Project, connector: &Connector) -> Result<(), Error> {
+    let mut violations = Violations::default();
+    let Spec {
+        endpoint,
+        bucket,
+        mount_name,
+        access_key_id,
+        secret,
+        secret_version,
+        ..
+    } = &connector.spec;
+    if !store::mount_name::claim(writing, project.meta.uid, mount_name, connector.meta.uid).await? {
+        violations.add(
+            "connector.mount_name",
+            format!(
+                "another connector or import of {} has the folder `{mount_name}`; choose another name",
+                project.name
+            ),
+        );
+    }
+    match secret {
+        None => {
+            if secret_version.is_some() {
+                violations.add(
+                    "connector.secret_version",
+                    "there is no secret to pin; give `secret` too, or leave it out",
+                );
+            }
+        }
+        Some(secret_ref) => {
+            let secret = store::secret::find(writing, project, &secret_ref.name)
+                .await?
+                .ok_or_else(|| Error::absent(&secret_ref.name))?;
+            if !secret.covers(endpoint, bucket) {
+                violations.add(
+                    "connector.secret",
+                    format!(
+                        "{} may not be used for bucket {bucket} at {endpoint}; add that to its allowed targets, or use \
+                         another secret",
+                        secret.name
+                    ),
+                );
+            }
+            let version = match secret_version {
+                Some(number) => store::secret::version(writing, secret.meta.uid, *number).await?,
+                None => store::secret::usable_version(writing, secret.meta.uid, None)
+                    .await?
+                    .map(|usable| usable.version),
+            };
+            if let (Some(number), None) = (secret_version, &version) {
+                violations.add(
+                    "connector.secret_version",
+                    format!(
+                        "{} has no version {number}; see `mooring secrets list-versions`",
+                        secret.name
+                    ),
+                );
+            }
+            if access_key_id.as_str().is_empty()
+                && version.is_some_and(|version| version.access_key_id.is_empty())
+            {
+                violations.add(
+                    "connector.access_key_id",
+                    "it is missing, and the version of the secret carries none; give the access key id of the S3 account",
+                );
+            }
+        }
+    }
+    violations.finish()
+}
+
+/// A secret of the project, for a connector of it.
+async fn secret_in(snapshot: &Snapshot, project: &Project, name: &SecretName) -> Result<SecretRef, Error> {
+    if name.project() != &project.name {
+        return Err(Error::invalid(
+            "connector.secret",
+            format!(
+                "it belongs to another project; use a secret of {}, or publish the connector there",
+                project.name
+            ),
+        ));
+    }
+    let secret = store::secret::find(snapshot, project, name)
+        .await?
+        .ok_or_else(|| {
+            Error::invalid(
+                "connector.secret",
+                format!("{name} does not exist; see `mooring secrets list`"),
+            )
+        })?;
+    Ok(SecretRef {
+        uid: secret.meta.uid,
+        name: secret.name,
+    })
+}
+
+async fn changed_spec(
+    snapshot: &Snapshot,
+    project: &Project,
+    connector: &Connector,
+    change: ConnectorChange,
+) -> Result<Spec, Error> {
+    let ConnectorChange {
+        texts: _,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mount_name,
+        access_key_id,
+        secret,
+        secret_version,
+        mode,
+        backend,
+        virtual_host_style,
+        etag: _,
+        restart_mounts: _,
+    } = change;
+    let now = connector.spec.clone();
+    let secret = match secret {
+        None => now.secret,
+        Some(None) => None,
+        Some(Some(name)) => Some(secret_in(snapshot, project, &name).await?),
+    };
+    Ok(Spec {
+        endpoint: endpoint.unwrap_or(now.endpoint),
+        region: region.unwrap_or(now.region),
+        bucket: bucket.unwrap_or(now.bucket),
+        prefix: prefix.unwrap_or(now.prefix),
+        mount_name: match mount_name {
+            None => now.mount_name,
+            Some(given) => given.unwrap_or_else(|| connector.name.id().clone()),
+        },
+        access_key_id: access_key_id.unwrap_or(now.access_key_id),
+        secret,
+        secret_version: secret_version.unwrap_or(now.secret_version),
+        mode: mode.unwrap_or(now.mode),
+        backend: backend.unwrap_or(now.backend),
+        virtual_host_style: virtual_host_style.unwrap_or(now.virtual_host_style),
+    })
+}
+
+/// Names of the fields in which two specs differ, for the audit.
+fn changed_fields(before: &Spec, after: &Spec) -> Vec<&'static str> {
+    let Spec {
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mount_name,
+        access_key_id,
+        secret,
+        secret_version,
+        mode,
+        backend,
+        virtual_host_style,
+    } = after;
+    [
+        (before.endpoint != *endpoint, "endpoint"),
+        (before.region != *region, "region"),
+        (before.bucket != *bucket, "bucket"),
+        (before.prefix != *prefix, "prefix"),
+        (before.mount_name != *mount_name, "mount_name"),
+        (before.access_key_id != *access_key_id, "access_key_id"),
+        (before.secret != *secret, "secret"),
+        (before.secret_version != *secret_version, "secret_version"),
+        (before.mode != *mode, "mode"),
+        (before.backend != *backend, "backend"),
+        (
+            before.virtual_host_style != *virtual_host_style,
+            "options.virtual_host_style",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(differs, field)| differs.then_some(field))
+    .collect()
+}
+
+async fn view(snapshot: &Snapshot, connector: Connector) -> Result<ConnectorView, Error> {
+    let mut views = views(snapshot, vec![connector]).await?;
+    views
+        .pop()
+        .ok_or_else(|| Error::internal("a connector has lost its view"))
+}
+
+async fn views(snapshot: &Snapshot, connectors: Vec<Connector>) -> Result<Vec<ConnectorView>, Error> {
+    let uids: Vec<Uuid> = connectors.iter().map(|connector| connector.meta.uid).collect();
+    let mut mounts = store::connector_use::mounts(snapshot, &uids).await?;
+    let published = store::connector_use::published(snapshot, &uids).await?;
+    let view = |connector: Connector| {
+        let all = mounts.remove(&connector.meta.uid).unwrap_or_default();
+        let hosts: HashSet<_> = all
+            .iter()
+            .filter(|mount| matches!(mount.state, MountState::Mounted | MountState::Degraded))
+            .map(|mount| mount.host.clone())
+            .collect();
+        let own = all
+            .into_iter()
+            .filter(|mount| mount.activation.project() == connector.name.project())
+            .collect();
+        let published = published.contains(&connector.meta.uid);
+        ConnectorView {
+            connector,
+            mounts: own,
+            mounted_hosts: hosts.len(),
+            published,
+        }
+    };
+    Ok(connectors.into_iter().map(view).collect())
+}

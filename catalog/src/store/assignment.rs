@@ -1,0 +1,294 @@
+//! Rows of assignments: what each host must make true, and what it must undo. Every function that changes what a host
+//! shall have takes the revision that the change will carry, and has the host's stream woken by the commit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::columns::{from_json, json, named};
+use super::entity::assignment;
+use super::{Snapshot, Writing, failed};
+use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
+use crate::domain::{Backend, Error, Mode};
+
+/// A host's assignments and removals that changed after a revision, ordered by uid.
+pub async fn of_host_since(
+    snapshot: &Snapshot,
+    host_uid: Uuid,
+    revision: i64,
+) -> Result<Vec<Assignment>, Error> {
+    let rows = assignment::Entity::find()
+        .filter(assignment::Column::HostUid.eq(host_uid))
+        .filter(assignment::Column::Revision.gt(revision))
+        .order_by_asc(assignment::Column::Uid)
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// All assignments and removals of a host.
+pub async fn of_host(snapshot: &Snapshot, host_uid: Uuid) -> Result<Vec<Assignment>, Error> {
+    of_host_since(snapshot, host_uid, 0).await
+}
+
+/// The assignments and removals of activations.
+pub async fn of_activations(
+    snapshot: &Snapshot,
+    activations: impl IntoIterator<Item = Uuid>,
+) -> Result<Vec<Assignment>, Error> {
+    let rows = assignment::Entity::find()
+        .filter(assignment::Column::ActivationUid.is_in(activations))
+        .order_by_asc(assignment::Column::Uid)
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// Assignments and removals by their uids.
+pub async fn by_uids(
+    snapshot: &Snapshot,
+    uids: impl IntoIterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, Assignment>, Error> {
+    let rows = assignment::Entity::find()
+        .filter(assignment::Column::Uid.is_in(uids))
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?
+        .into_iter()
+        .map(|row| Ok((row.uid, of_row(row)?)))
+        .collect()
+}
+
+/// The assignments of connectors; removals are none.
+pub async fn of_connectors(
+    snapshot: &Snapshot,
+    connectors: impl IntoIterator<Item = Uuid>,
+) -> Result<Vec<Assignment>, Error> {
+    let rows = assignment::Entity::find()
+        .filter(assignment::Column::ConnectorUid.is_in(connectors))
+        .filter(assignment::Column::RemovalReason.is_null())
+        .order_by_asc(assignment::Column::Uid)
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// Adds an assignment.
+pub async fn insert(writing: &Writing, assignment: &Assignment) -> Result<(), Error> {
+    assignment::Entity::insert(to_row(assignment).into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
+    writing.orders_changed(assignment.host_uid);
+    Ok(())
+}
+
+/// Stores a changed assignment.
+pub async fn update(writing: &Writing, assignment: &Assignment) -> Result<(), Error> {
+    to_row(assignment)
+        .into_active_model()
+        .reset_all()
+        .update(writing.db())
+        .await
+        .map_err(failed)?;
+    writing.orders_changed(assignment.host_uid);
+    Ok(())
+}
+
+/// Has the assignments of connectors sent again, because their key has changed.
+pub async fn send_again(
+    writing: &Writing,
+    connectors: impl IntoIterator<Item = Uuid>,
+    revision: i64,
+) -> Result<(), Error> {
+    let rows = assignment::Entity::update_many()
+        .col_expr(assignment::Column::Revision, Expr::value(revision))
+        .filter(assignment::Column::ConnectorUid.is_in(connectors))
+        .filter(assignment::Column::RemovalReason.is_null())
+        .exec_with_returning(writing.db())
+        .await
+        .map_err(failed)?;
+    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
+    Ok(())
+}
+
+/// Turns every assignment of an activation into a removal.
+pub async fn remove(
+    writing: &Writing,
+    activation_uid: Uuid,
+    removal: &RemovalOrder,
+    revision: i64,
+) -> Result<(), Error> {
+    let rows = assignment::Entity::update_many()
+        .col_expr(assignment::Column::Revision, Expr::value(revision))
+        .col_expr(assignment::Column::RemovalReason, Expr::value(removal.reason))
+        .col_expr(
+            assignment::Column::RemovalGrace,
+            Expr::value(millis(removal.grace)),
+        )
+        .filter(
+            Condition::all()
+                .add(assignment::Column::ActivationUid.eq(activation_uid))
+                .add(assignment::Column::RemovalReason.is_null()),
+        )
+        .exec_with_returning(writing.db())
+        .await
+        .map_err(failed)?;
+    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
+    Ok(())
+}
+
+/// Forgets removals that a host has carried out.
+pub async fn forget(writing: &Writing, host_uid: Uuid, uids: &[Uuid]) -> Result<(), Error> {
+    assignment::Entity::delete_many()
+        .filter(assignment::Column::HostUid.eq(host_uid))
+        .filter(assignment::Column::Uid.is_in(uids.iter().copied()))
+        .filter(assignment::Column::RemovalReason.is_not_null())
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// A spec as it is stored. Its own type, so that the domain's can change without rewriting rows unseen.
+#[derive(Serialize, Deserialize)]
+struct StoredSpec {
+    activation: String,
+    connector: String,
+    project_id: String,
+    mount_name: String,
+    endpoint: String,
+    region: String,
+    bucket: String,
+    prefix: String,
+    mode: String,
+    backend: String,
+    virtual_host_style: bool,
+    unix_group: Option<String>,
+    allow_http: bool,
+    allowed_networks: Vec<String>,
+}
+
+fn of_row(row: assignment::Model) -> Result<Assignment, Error> {
+    let StoredSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode,
+        backend,
+        virtual_host_style,
+        unix_group,
+        allow_http,
+        allowed_networks,
+    } = from_json(&row.spec)?;
+    let spec = AssignmentSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode: named(&mode, Mode::from_name)?,
+        backend: named(&backend, Backend::from_name)?,
+        virtual_host_style,
+        unix_group,
+        allow_http,
+        allowed_networks,
+    };
+    let removal = match (&row.removal_reason, row.removal_grace) {
+        (Some(reason), Some(grace)) => Some(RemovalOrder {
+            reason: named(reason, RemovalOrder::reason_from_name)?,
+            grace: Duration::from_millis(u64::try_from(grace).map_err(Error::internal)?),
+        }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(Error::internal("a removal needs both a reason and a grace"));
+        }
+    };
+    Ok(Assignment {
+        uid: row.uid,
+        activation_uid: row.activation_uid,
+        host_uid: row.host_uid,
+        connector_uid: row.connector_uid,
+        generation: row.generation,
+        spec,
+        spec_hash: row.spec_hash,
+        revision: row.revision,
+        removal,
+    })
+}
+
+fn to_row(assignment: &Assignment) -> assignment::Model {
+    let Assignment {
+        uid,
+        activation_uid,
+        host_uid,
+        connector_uid,
+        generation,
+        spec,
+        spec_hash,
+        revision,
+        removal,
+    } = assignment;
+    let AssignmentSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode,
+        backend,
+        virtual_host_style,
+        unix_group,
+        allow_http,
+        allowed_networks,
+    } = spec.clone();
+    let spec = StoredSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode: mode.as_str().to_owned(),
+        backend: backend.as_str().to_owned(),
+        virtual_host_style,
+        unix_group,
+        allow_http,
+        allowed_networks,
+    };
+    assignment::Model {
+        uid: *uid,
+        activation_uid: *activation_uid,
+        host_uid: *host_uid,
+        connector_uid: *connector_uid,
+        generation: *generation,
+        spec: json(&spec),
+        spec_hash: spec_hash.clone(),
+        revision: *revision,
+        removal_reason: removal.as_ref().map(|removal| removal.reason.to_owned()),
+        removal_grace: removal.as_ref().map(|removal| millis(removal.grace)),
+    }
+}
+
+fn millis(grace: Duration) -> i64 {
+    i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,119 @@
+//! Who uses connectors: where they are mounted, where they are published, which activations keep them. Questions for
+//! many connectors at once, so that a list costs as many queries as one.
+
+use std::collections::{HashMap, HashSet};
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
+
+use super::columns::{named, parsed};
+use super::entity::{activation, assignment, community, host, mount, project, publication};
+use super::{Snapshot, failed};
+use crate::domain::Error;
+use crate::domain::activation::MountState;
+use crate::domain::names::{ActivationName, HostName};
+
+/// How a publication that is over is stored: its connector counts as published no more.
+const WITHDRAWN: &str = "WITHDRAWN";
+
+/// One host's report of a connector's mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectorMount {
+    /// The host.
+    pub host: HostName,
+    /// The activation that asks for it.
+    pub activation: ActivationName,
+    /// The folder on the host.
+    pub path: String,
+    /// What the host has reported last.
+    pub state: MountState,
+}
+
+/// What hosts have reported of these connectors, ordered by host; what is unmounted is left out.
+pub async fn mounts(
+    snapshot: &Snapshot,
+    connectors: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<ConnectorMount>>, Error> {
+    let orders = assignment::Entity::find()
+        .find_also_related(host::Entity)
+        .filter(assignment::Column::ConnectorUid.is_in(connectors.iter().copied()))
+        .order_by_asc(host::Column::Id)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let uids = orders.iter().map(|(order, _)| order.uid);
+    let reports: HashMap<(Uuid, Uuid), mount::Model> = mount::Entity::find()
+        .filter(mount::Column::AssignmentUid.is_in(uids))
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?
+        .into_iter()
+        .map(|report| ((report.host_uid, report.assignment_uid), report))
+        .collect();
+    let mut mounts: HashMap<Uuid, Vec<ConnectorMount>> = HashMap::new();
+    for (order, host) in orders {
+        let (Some(report), Some(host)) = (reports.get(&(order.host_uid, order.uid)), host) else {
+            continue;
+        };
+        let state = named(&report.state, MountState::from_name)?;
+        if state == MountState::Unmounted {
+            continue;
+        }
+        mounts
+            .entry(order.connector_uid)
+            .or_default()
+            .push(ConnectorMount {
+                host: HostName::new(parsed(&host.id)?),
+                activation: parsed(&report.activation)?,
+                path: report.path.clone(),
+                state,
+            });
+    }
+    Ok(mounts)
+}
+
+/// Which of these connectors are published somewhere; a withdrawal under way counts.
+pub async fn published(snapshot: &Snapshot, connectors: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
+    let rows = publication::Entity::find()
+        .select_only()
+        .column(publication::Column::ConnectorUid)
+        .filter(publication::Column::ConnectorUid.is_in(connectors.iter().copied()))
+        .filter(publication::Column::State.ne(WITHDRAWN))
+        .into_tuple::<Uuid>()
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Names of the publications of a connector that are not over.
+pub async fn publications(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<String>, Error> {
+    let rows = publication::Entity::find()
+        .find_also_related(community::Entity)
+        .filter(publication::Column::ConnectorUid.eq(connector))
+        .filter(publication::Column::State.ne(WITHDRAWN))
+        .order_by_asc(publication::Column::Uid)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let name = |(row, community): (publication::Model, Option<community::Model>)| {
+        community.map(|community| format!("communities/{}/publications/{}", community.id, row.id))
+    };
+    Ok(rows.into_iter().filter_map(name).collect())
+}
+
+/// Names of the live activations of a connector, through imports too.
+pub async fn live_activations(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<String>, Error> {
+    let rows = activation::Entity::find()
+        .find_also_related(project::Entity)
+        .filter(activation::Column::ConnectorUid.eq(connector))
+        .filter(activation::Column::EndTime.is_null())
+        .order_by_asc(activation::Column::Uid)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let name = |(row, project): (activation::Model, Option<project::Model>)| {
+        project.map(|project| format!("projects/{}/activations/{}", project.id, row.id))
+    };
+    Ok(rows.into_iter().filter_map(name).collect())
+}

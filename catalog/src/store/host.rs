@@ -1,0 +1,178 @@
+//! Rows of hosts.
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::columns::{from_json, json, meta_of, micros, named, parsed, row_of, time};
+use super::entity::host;
+use super::{Snapshot, Writing, failed};
+use crate::domain::host::{Host, HostFacts};
+use crate::domain::names::HostName;
+use crate::domain::{Backend, Error, Page, Paged};
+
+/// The host with this name.
+pub async fn find(snapshot: &Snapshot, name: &HostName) -> Result<Option<Host>, Error> {
+    let row = host::Entity::find()
+        .filter(host::Column::Id.eq(name.id().as_str()))
+        .one(snapshot.db())
+        .await;
+    row.map_err(failed)?.map(of_row).transpose()
+}
+
+/// The host with this uid.
+pub async fn by_uid(snapshot: &Snapshot, uid: Uuid) -> Result<Option<Host>, Error> {
+    let row = host::Entity::find_by_id(uid)
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?;
+    row.map(of_row).transpose()
+}
+
+/// A page of the hosts of a pool, or of all, ordered by id.
+pub async fn list(snapshot: &Snapshot, pool: Option<Uuid>, page: &Page) -> Result<Paged<Host>, Error> {
+    let rows = host::Entity::find()
+        .filter(
+            Condition::all()
+                .add_option(pool.map(|uid| host::Column::PoolUid.eq(uid)))
+                .add_option(page.after.as_ref().map(|after| host::Column::Id.gt(after))),
+        )
+        .order_by_asc(host::Column::Id)
+        .limit(page.size as u64 + 1)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let items = rows.into_iter().map(of_row).collect::<Result<_, _>>()?;
+    Ok(Paged::cut(items, page, |host| host.name.id().to_string()))
+}
+
+/// All hosts of a pool.
+pub async fn of_pool(snapshot: &Snapshot, pool: Uuid) -> Result<Vec<Host>, Error> {
+    let rows = host::Entity::find()
+        .filter(host::Column::PoolUid.eq(pool))
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// The hosts with these uids, ordered by id.
+pub async fn by_uids(snapshot: &Snapshot, uids: impl IntoIterator<Item = Uuid>) -> Result<Vec<Host>, Error> {
+    let rows = host::Entity::find()
+        .filter(host::Column::Uid.is_in(uids))
+        .order_by_asc(host::Column::Id)
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// Adds a host.
+pub async fn insert(writing: &Writing, host: &Host) -> Result<(), Error> {
+    host::Entity::insert(to_row(host).into_active_model())
+        .exec_without_returning(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Stores a changed host.
+pub async fn update(writing: &Writing, host: &Host) -> Result<(), Error> {
+    to_row(host)
+        .into_active_model()
+        .reset_all()
+        .update(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Notes when a host was last heard of; never an earlier time than the one that is stored.
+pub async fn set_seen(writing: &Writing, uid: Uuid, seen: OffsetDateTime) -> Result<(), Error> {
+    host::Entity::update_many()
+        .col_expr(host::Column::SeenTime, Expr::value(micros(seen)))
+        .filter(host::Column::Uid.eq(uid))
+        .filter(
+            Condition::any()
+                .add(host::Column::SeenTime.is_null())
+                .add(host::Column::SeenTime.lt(micros(seen))),
+        )
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Removes a host, with its assignments and mounts.
+pub async fn delete(writing: &Writing, uid: Uuid) -> Result<(), Error> {
+    host::Entity::delete_by_id(uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+pub(super) fn of_row(row: host::Model) -> Result<Host, Error> {
+    let backends: Vec<(String, String)> = from_json(&row.backends)?;
+    let backends = backends
+        .into_iter()
+        .map(|(backend, version)| Ok((named(&backend, Backend::from_name)?, version)))
+        .collect::<Result<_, Error>>()?;
+    Ok(Host {
+        name: HostName::new(parsed(&row.id)?),
+        pool: parsed(&row.pool)?,
+        pool_uid: row.pool_uid,
+        unschedulable: row.unschedulable,
+        seen_time: row.seen_time.map(time).transpose()?,
+        facts: HostFacts {
+            agent_version: row.agent_version,
+            kernel_version: row.kernel_version,
+            backends,
+        },
+        certificate_expire_time: time(row.certificate_expire_time)?,
+        hpke_public_key: row.hpke_public_key,
+        key: row.key_pin.parse().map_err(Error::internal)?,
+        meta: meta_of!(row),
+    })
+}
+
+fn to_row(host: &Host) -> host::Model {
+    let Host {
+        name,
+        meta,
+        pool,
+        pool_uid,
+        unschedulable,
+        seen_time,
+        facts:
+            HostFacts {
+                agent_version,
+                kernel_version,
+                backends,
+            },
+        certificate_expire_time,
+        hpke_public_key,
+        key,
+    } = host;
+    let backends: Vec<_> = backends
+        .iter()
+        .map(|(backend, version)| (backend.as_str(), version))
+        .collect();
+    row_of!(
+        host,
+        name.id(),
+        meta,
+        pool_uid: *pool_uid,
+        pool: pool.to_string(),
+        unschedulable: *unschedulable,
+        seen_time: seen_time.map(micros),
+        agent_version: agent_version.clone(),
+        kernel_version: kernel_version.clone(),
+        backends: json(&backends),
+        certificate_expire_time: micros(*certificate_expire_time),
+        hpke_public_key: hpke_public_key.clone(),
+        key_pin: key.to_string(),
+    )
+}

@@ -1,0 +1,264 @@
+//! Rows of mounts: what hosts have reported last.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, JoinType, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, RelationTrait,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::columns::{from_json, json, micros, named, time};
+use super::entity::{assignment, host, mount};
+use super::{Snapshot, Writing, failed};
+use crate::domain::activation::MountState;
+use crate::domain::host::Host;
+use crate::domain::mount::{Condition as MountCondition, ConditionStatus, ConditionType, ObservedMount};
+use crate::domain::{Error, Page, Paged};
+
+/// A mount as it was reported, and when it last changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMount {
+    /// The host that has it.
+    pub host_uid: Uuid,
+    /// What the host said.
+    pub observed: ObservedMount,
+    /// When a report last changed it.
+    pub update_time: OffsetDateTime,
+}
+
+/// Whose mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// A host's, orphans included.
+    Host(Uuid),
+    /// An activation's.
+    Activation(Uuid),
+    /// A connector's, through imports too.
+    Connector(Uuid),
+    /// A project's: those of its activations.
+    Project(Uuid),
+}
+
+/// A page of mounts with their hosts, ordered by host and path.
+pub async fn list(snapshot: &Snapshot, of: Of, page: &Page) -> Result<Paged<(StoredMount, Host)>, Error> {
+    let assignments = |condition: Condition| {
+        assignment::Entity::find()
+            .select_only()
+            .column(assignment::Column::Uid)
+            .filter(condition)
+            .into_query()
+    };
+    let wanted = match of {
+        Of::Host(uid) => Condition::all().add(mount::Column::HostUid.eq(uid)),
+        Of::Activation(uid) => {
+            let own = Condition::all().add(assignment::Column::ActivationUid.eq(uid));
+            Condition::all().add(mount::Column::AssignmentUid.in_subquery(assignments(own)))
+        }
+        Of::Connector(uid) => {
+            let own = Condition::all().add(assignment::Column::ConnectorUid.eq(uid));
+            Condition::all().add(mount::Column::AssignmentUid.in_subquery(assignments(own)))
+        }
+        Of::Project(uid) => {
+            let activations = super::activation::uids_of_project(uid);
+            let own = Condition::all().add(assignment::Column::ActivationUid.in_subquery(activations));
+            Condition::all().add(mount::Column::AssignmentUid.in_subquery(assignments(own)))
+        }
+    };
+    // The key of a page is host, path and assignment; no path and no id holds a zero byte.
+    let after = page.after.as_deref().and_then(|after| {
+        let mut parts = after.split('\0');
+        Some((parts.next()?, parts.next()?, parts.next()?.parse::<Uuid>().ok()?))
+    });
+    let after = after.map(|(host_id, path, uid)| {
+        Condition::any()
+            .add(host::Column::Id.gt(host_id))
+            .add(
+                Condition::all()
+                    .add(host::Column::Id.eq(host_id))
+                    .add(mount::Column::Path.gt(path)),
+            )
+            .add(
+                Condition::all()
+                    .add(host::Column::Id.eq(host_id))
+                    .add(mount::Column::Path.eq(path))
+                    .add(mount::Column::AssignmentUid.gt(uid)),
+            )
+    });
+    let rows = mount::Entity::find()
+        .find_also_related(host::Entity)
+        .filter(wanted)
+        .filter(Condition::all().add_option(after))
+        .order_by_asc(host::Column::Id)
+        .order_by_asc(mount::Column::Path)
+        .order_by_asc(mount::Column::AssignmentUid)
+        .limit(page.size as u64 + 1)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let items = rows
+        .into_iter()
+        .map(|(row, host)| {
+            let host = host.ok_or_else(|| Error::internal("a mount belongs to no host"))?;
+            Ok((of_row(row)?, super::host::of_row(host)?))
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(Paged::cut(items, page, |(mount, host): &(StoredMount, Host)| {
+        let ObservedMount {
+            path, assignment_uid, ..
+        } = &mount.observed;
+        format!("{}\0{path}\0{assignment_uid}", host.name.id())
+    }))
+}
+
+/// A host's mounts by assignment.
+pub async fn of_host(snapshot: &Snapshot, host_uid: Uuid) -> Result<BTreeMap<Uuid, ObservedMount>, Error> {
+    let rows = mount::Entity::find()
+        .filter(mount::Column::HostUid.eq(host_uid))
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    rows.into_iter()
+        .map(|row| Ok((row.assignment_uid, of_row(row)?.observed)))
+        .collect()
+}
+
+/// The mounts of assignments, by assignment.
+pub async fn of_assignments_of(
+    snapshot: &Snapshot,
+    activations: impl IntoIterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, ObservedMount>, Error> {
+    let rows = mount::Entity::find()
+        .join(JoinType::InnerJoin, mount::Relation::Assignment.def())
+        .filter(assignment::Column::ActivationUid.is_in(activations))
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    rows.into_iter()
+        .map(|row| Ok((row.assignment_uid, of_row(row)?.observed)))
+        .collect()
+}
+
+/// Stores what a host says of a mount.
+pub async fn put(writing: &Writing, host_uid: Uuid, observed: &ObservedMount) -> Result<(), Error> {
+    let row = to_row(host_uid, observed, writing.now());
+    let key = (row.host_uid, row.assignment_uid);
+    let known = mount::Entity::find_by_id(key)
+        .one(writing.db())
+        .await
+        .map_err(failed)?;
+    if known.is_some() {
+        row.into_active_model()
+            .reset_all()
+            .update(writing.db())
+            .await
+            .map_err(failed)?;
+    } else {
+        mount::Entity::insert(row.into_active_model())
+            .exec_without_returning(writing.db())
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Forgets mounts that a host has no longer.
+pub async fn delete(writing: &Writing, host_uid: Uuid, assignments: &[Uuid]) -> Result<(), Error> {
+    mount::Entity::delete_many()
+        .filter(mount::Column::HostUid.eq(host_uid))
+        .filter(mount::Column::AssignmentUid.is_in(assignments.iter().copied()))
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// A condition as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredCondition {
+    kind: String,
+    status: String,
+    reason: String,
+    message: String,
+    since: Option<i64>,
+}
+
+fn of_row(row: mount::Model) -> Result<StoredMount, Error> {
+    let conditions: Vec<StoredCondition> = from_json(&row.conditions)?;
+    let conditions = conditions
+        .into_iter()
+        .map(
+            |StoredCondition {
+                 kind,
+                 status,
+                 reason,
+                 message,
+                 since,
+             }| {
+                Ok(MountCondition {
+                    kind: named(&kind, ConditionType::from_name)?,
+                    status: named(&status, ConditionStatus::from_name)?,
+                    reason,
+                    message,
+                    since: since.map(time).transpose()?,
+                })
+            },
+        )
+        .collect::<Result<_, Error>>()?;
+    Ok(StoredMount {
+        host_uid: row.host_uid,
+        observed: ObservedMount {
+            assignment_uid: row.assignment_uid,
+            activation: row.activation,
+            generation: row.generation,
+            state: named(&row.state, MountState::from_name)?,
+            path: row.path,
+            conditions,
+            mount_time: row.mount_time.map(time).transpose()?,
+        },
+        update_time: time(row.update_time)?,
+    })
+}
+
+fn to_row(host_uid: Uuid, observed: &ObservedMount, now: OffsetDateTime) -> mount::Model {
+    let ObservedMount {
+        assignment_uid,
+        activation,
+        generation,
+        state,
+        path,
+        conditions,
+        mount_time,
+    } = observed;
+    let conditions: Vec<_> = conditions
+        .iter()
+        .map(
+            |MountCondition {
+                 kind,
+                 status,
+                 reason,
+                 message,
+                 since,
+             }| StoredCondition {
+                kind: kind.as_str().to_owned(),
+                status: status.as_str().to_owned(),
+                reason: reason.clone(),
+                message: message.clone(),
+                since: since.map(micros),
+            },
+        )
+        .collect();
+    mount::Model {
+        host_uid,
+        assignment_uid: *assignment_uid,
+        activation: activation.clone(),
+        generation: *generation,
+        state: state.as_str().to_owned(),
+        path: path.clone(),
+        conditions: json(&conditions),
+        mount_time: mount_time.map(micros),
+        update_time: micros(now),
+    }
+}
