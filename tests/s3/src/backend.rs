@@ -30,6 +30,7 @@ pub(crate) struct Backend {
 pub(crate) struct Dialect {
     pub(crate) ignore_start_after: bool,
     pub(crate) ignore_conditionals: bool,
+    pub(crate) forget_completed: bool,
 }
 
 impl Dialect {

@@ -68,10 +68,12 @@ impl WriteConditions {
             if_match_size,
             if_match_modified,
         } = self;
-        if let (Some(condition), Some(object)) = (if_none_match, current)
-            && matches(condition, &object.facts)
-        {
-            return Err(Error::PreconditionFailed("If-None-Match"));
+        match (if_none_match, current) {
+            (Some(ETagCondition::ETag(_)), _) => {
+                return Err(Error::NotImplemented("a write takes no If-None-Match but *"));
+            }
+            (Some(ETagCondition::Any), Some(_)) => return Err(Error::PreconditionFailed("If-None-Match")),
+            (Some(ETagCondition::Any), None) | (None, _) => {}
         }
         let Some(object) = current else {
             // S3 answers 404 rather than 412 when there is nothing to match.

@@ -36,6 +36,10 @@ pub(crate) enum Error {
     #[error("{0}")]
     InvalidRequest(&'static str),
     #[error("{0}")]
+    NotImplemented(&'static str),
+    #[error("the object has no part {0}")]
+    InvalidPartNumber(i32),
+    #[error("{0}")]
     MalformedXml(&'static str),
     #[error("the server's storage failed")]
     Storage(#[from] std::io::Error),
@@ -59,6 +63,8 @@ impl From<Error> for S3Error {
             Error::IncompleteBody(_) => S3ErrorCode::IncompleteBody,
             Error::InvalidArgument(_) => S3ErrorCode::InvalidArgument,
             Error::InvalidRequest(_) => S3ErrorCode::InvalidRequest,
+            Error::NotImplemented(_) => S3ErrorCode::NotImplemented,
+            Error::InvalidPartNumber(_) => S3ErrorCode::Custom("InvalidPartNumber".into()),
             Error::MalformedXml(_) => S3ErrorCode::MalformedXML,
             Error::Storage(_) => S3ErrorCode::InternalError,
         };
@@ -68,6 +74,9 @@ impl From<Error> for S3Error {
         {
             // A 304 carries the ETag, so that a cache knows which of its copies is meant.
             answer.set_headers(http::HeaderMap::from_iter([(http::header::ETAG, value)]));
+        }
+        if let Error::InvalidPartNumber(_) = &error {
+            answer.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
         }
         answer.set_source(Box::new(error));
         answer

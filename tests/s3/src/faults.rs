@@ -95,6 +95,8 @@ pub enum Action {
     IgnoreStartAfter,
     /// Acts as if no condition had been sent.
     IgnoreConditionals,
+    /// Answers NoSuchUpload when an upload is completed a second time, as most servers do; S3 repeats its answer.
+    ForgetCompleted,
 }
 
 /// Whether the operation is carried out before it fails.
@@ -297,6 +299,7 @@ impl Faults {
             status.hit += 1;
             match status.fault.action {
                 Action::IgnoreStartAfter => effects.dialect.ignore_start_after = true,
+                Action::ForgetCompleted => effects.dialect.forget_completed = true,
                 Action::IgnoreConditionals => effects.dialect.ignore_conditionals = true,
                 _ => effects.actions.push(status.fault.action.clone()),
             }

@@ -31,8 +31,8 @@ pub(crate) struct PageRequest<'a> {
 pub(crate) enum Position {
     /// At the first key.
     Start,
-    /// Behind this key. When the key is itself a common prefix of this listing, behind all that it holds: that is
-    /// how a V1 client pages with NextMarker.
+    /// Behind this key; and behind its whole common prefix, when this listing rolls it up: that prefix sorts before
+    /// the key, and V1 clients page with it as marker. (Ceph and versitygw do the same.)
     After(String),
     /// Behind everything that begins with this common prefix.
     AfterPrefix(String),
@@ -139,10 +139,10 @@ fn first_seek(request: &PageRequest<'_>) -> Option<Seek> {
     let seek = match &request.from {
         Position::Start => return Some(Seek::From(prefix.to_vec())),
         Position::AfterPrefix(common) => Seek::From(successor(common.as_bytes())?),
-        Position::After(key) if common_prefix(key, request) == Some(key) => {
-            Seek::From(successor(key.as_bytes())?)
-        }
-        Position::After(key) => Seek::Behind(key.clone().into_bytes()),
+        Position::After(key) => match common_prefix(key, request) {
+            Some(common) => Seek::From(successor(common.as_bytes())?),
+            None => Seek::Behind(key.clone().into_bytes()),
+        },
     };
     let (Seek::From(at) | Seek::Behind(at)) = &seek;
     if at.as_slice() < prefix {

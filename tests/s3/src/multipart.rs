@@ -1,6 +1,6 @@
 //! Uploads in parts that are under way, and how parts become an object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -17,10 +17,24 @@ use crate::store::Store;
 /// S3's bounds of a part number.
 pub(crate) const PART_NUMBERS: std::ops::RangeInclusive<i32> = 1..=10_000;
 
+/// Completed uploads that are remembered: more than any client has in the air.
+const COMPLETED_MAX: usize = 1000;
+
 /// All uploads, by their identifier, which sorts by creation.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     uploads: BTreeMap<String, Upload>,
+    /// The latest completed ones, until the server ends.
+    completed: VecDeque<Completed>,
+}
+
+/// An upload that became an object. S3 repeats its answer for a while when a client, having lost it, asks again.
+#[derive(Debug)]
+struct Completed {
+    id: String,
+    bucket: String,
+    key: String,
+    etag: String,
 }
 
 /// One upload.
@@ -77,6 +91,17 @@ impl Uploads {
 
     pub(crate) fn remove(&mut self, id: &str) -> Option<Upload> {
         self.uploads.remove(id)
+    }
+
+    /// From now on a second completion of an upload fails.
+    pub(crate) fn forget_completed(&mut self) {
+        self.completed.clear();
+    }
+
+    /// The ETag that the upload's completion was answered with.
+    fn completed(&self, bucket: &str, key: &str, id: &str) -> Option<&str> {
+        let known = |it: &&Completed| it.id == id && it.bucket == bucket && it.key == key;
+        Some(&self.completed.iter().find(known)?.etag)
     }
 
     /// The upload of that name, when it is for this bucket and key.
@@ -199,7 +224,7 @@ impl Store {
         Ok(part)
     }
 
-    /// Makes the object and ends the upload, or leaves both as they were.
+    /// Makes the object and ends the upload, or leaves both as they were; tells the object's ETag.
     pub(crate) fn complete_upload(
         &self,
         bucket: &str,
@@ -208,15 +233,29 @@ impl Store {
         named: &[NamedPart],
         part_bytes_min: u64,
         conditions: &WriteConditions,
-    ) -> Result<Arc<Object>, Error> {
+    ) -> Result<String, Error> {
         let mut uploads = self.uploads.lock();
+        if let Some(etag) = uploads.completed(bucket, key, id) {
+            return Ok(etag.to_owned());
+        }
         let object = uploads.get(bucket, key, id)?.assemble(named, part_bytes_min)?;
         let object = self.put(bucket, key, object, conditions)?;
         self.storage.record(|| Entry::EndUpload { id: id.to_owned() })?;
         let ended = uploads.remove(id);
+        let etag = object.facts.etag.clone();
+        if uploads.completed.len() == COMPLETED_MAX {
+            uploads.completed.pop_front();
+        }
+        uploads.completed.push_back(Completed {
+            id: id.to_owned(),
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            etag: etag.clone(),
+        });
         drop(uploads);
+        // Outside of the lock: parts that were not named go now.
         drop(ended);
-        Ok(object)
+        Ok(etag)
     }
 
     pub(crate) fn abort_upload(&self, bucket: &str, key: &str, id: &str) -> Result<(), Error> {

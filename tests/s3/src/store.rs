@@ -154,8 +154,9 @@ impl Store {
         let index = self.index(bucket)?;
         let removed = {
             let mut index = index.write();
-            conditions.check(key, index.get(key).map(|current| &**current))?;
-            if index.get(key).is_some() {
+            // Of an absent key nothing is demanded: what the client wanted is so.
+            if let Some(current) = index.get(key) {
+                conditions.check(key, Some(current))?;
                 self.storage.record(|| Entry::Delete {
                     bucket: bucket.to_owned(),
                     key: key.to_owned(),

@@ -356,8 +356,8 @@ fn part_range(parts: &[u64], total: u64, number: i32) -> Result<ops::Range<u64>,
     if parts.is_empty() && number == 1 {
         return Ok(0..total);
     }
-    let at = usize::try_from(number - 1).map_err(|_| Error::InvalidPart(number))?;
-    let length = parts.get(at).ok_or(Error::InvalidPart(number))?;
+    let at = usize::try_from(number - 1).map_err(|_| Error::InvalidPartNumber(number))?;
+    let length = parts.get(at).ok_or(Error::InvalidPartNumber(number))?;
     let start = parts[..at].iter().sum();
     Ok(start..start + length)
 }

@@ -112,7 +112,11 @@ impl Backend {
                 first,
                 last: Some(last),
             })) if last < total => first..last + 1,
-            Some(Ok(Range::Int { last: Some(_), .. })) => return Err(Error::InvalidRange(total)),
+            Some(Ok(Range::Int { last: Some(_), .. })) => {
+                return Err(Error::InvalidArgument(format!(
+                    "the range is not valid for a source object of {total} bytes"
+                )));
+            }
             Some(Ok(Range::Int { last: None, .. } | Range::Suffix { .. }) | Err(_)) => {
                 return Err(Error::InvalidArgument(
                     "x-amz-copy-source-range must be bytes=<first>-<last>".to_owned(),
@@ -178,7 +182,10 @@ impl Backend {
             if_none_match: input.if_none_match,
             ..WriteConditions::default()
         };
-        let object = self.store.complete_upload(
+        if dialect.forget_completed {
+            self.store.uploads.lock().forget_completed();
+        }
+        let etag = self.store.complete_upload(
             &input.bucket,
             &input.key,
             &input.upload_id,
@@ -190,7 +197,7 @@ impl Backend {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
-            e_tag: Some(ETag::Strong(object.facts.etag.clone())),
+            e_tag: Some(ETag::Strong(etag)),
             ..Default::default()
         })
     }

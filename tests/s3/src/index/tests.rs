@@ -107,12 +107,12 @@ fn start_after_is_exclusive_and_needs_no_such_key() {
 }
 
 #[test]
-fn start_after_within_a_folder_tells_the_folder_when_something_of_it_follows() {
+fn start_after_within_a_folder_passes_the_folder() {
     let keys = ["a", "b/1", "b/2", "c"];
-    check(&keys, "", "/", after("b/1"), &["b/", "c"]);
-    check(&keys, "", "/", after("b/2"), &["c"]);
-    // The folder's own name is the marker of a V1 client that was told of it.
+    check(&keys, "", "/", after("b"), &["b/", "c"]);
     check(&keys, "", "/", after("b/"), &["c"]);
+    check(&keys, "", "/", after("b/1"), &["c"]);
+    check(&keys, "b/", "/", after("b/1"), &["b/2"]);
 }
 
 #[test]
