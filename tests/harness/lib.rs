@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod eventually;
+pub mod folder;
 pub mod host;
 pub mod mounts;
 pub mod network;
@@ -18,6 +19,7 @@ pub mod world;
 
 pub use control::Fault;
 pub use eventually::eventually;
+pub use folder::{Folder, Mount};
 pub use host::Host;
 pub use person::Person;
 pub use store::Store;

@@ -93,8 +93,16 @@ impl Process {
     /// When it has not ended within 10 s.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        let what = format!("{} ends on SIGTERM", self.name);
-        let (_, status) = eventually(&what, Duration::from_secs(10), || match self.child.try_wait() {
+        self.ends(Duration::from_secs(10))
+    }
+
+    /// Waits for it to end.
+    ///
+    /// # Panics
+    /// When it has not ended within `deadline`.
+    pub fn ends(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        let (_, status) = eventually(&what, deadline, || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(format!("it is still running:\n{}", self.output())),
             Err(error) => Err(error.to_string()),

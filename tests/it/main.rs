@@ -5,8 +5,10 @@
 mod access;
 mod bytes;
 mod cli;
+mod edits;
 mod hosts;
 mod identity;
+mod keys;
 mod secrets;
 mod survival;
 mod walk;
