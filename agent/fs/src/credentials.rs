@@ -9,6 +9,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_config::BehaviorVersion;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::HttpClient;
@@ -68,7 +71,17 @@ impl Credential {
         profile: Option<&str>,
         http: impl HttpClient + 'static,
     ) -> EnvironmentDefaults {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+        // Not the SDK's default chain, which asks the network for the machine's region: off a cloud that
+        // takes seconds and fails.
+        let mut in_files = ProfileFileRegionProvider::builder();
+        if let Some(profile) = profile {
+            in_files = in_files.profile_name(profile);
+        }
+        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(in_files.build());
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .region(region);
         if let Some(profile) = profile {
             loader = loader.profile_name(profile);
         }

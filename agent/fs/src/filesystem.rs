@@ -278,7 +278,8 @@ impl Filesystem {
         for (ino, _) in edits.into_iter().filter(|(_, edit)| edit.is_dirty()) {
             if let Err(error) = self.commit(ino).await {
                 clean = false;
-                tracing::error!(ino = ino.0, %error, "a file cannot be uploaded");
+                let path = self.namespace.table().path(ino).unwrap_or_default();
+                tracing::error!(path, %error, "a file cannot be uploaded");
             }
         }
         clean

@@ -253,12 +253,53 @@ impl Filesystem {
 
     /// Uploads a file that nobody has open any more, however long the store takes to accept it.
     pub async fn settle(&self, ino: Ino) {
+        let edit = self
+            .namespace
+            .table()
+            .file(ino)
+            .ok()
+            .and_then(|file| file.edit.clone());
+        let Some(edit) = edit.filter(|edit| edit.begin_settling()) else {
+            return;
+        };
+        loop {
+            self.upload_until_done(ino).await;
+            edit.end_settling();
+            // Something may have come while nobody could claim the task.
+            let more = edit.is_dirty() && !self.stopping.is_cancelled() && edit.begin_settling();
+            if !more {
+                break;
+            }
+        }
+        self.drop_edit(ino);
+    }
+
+    /// Drops changes that can never become an object.
+    fn give_up(&self, ino: Ino) {
+        let mut table = self.namespace.table();
+        if let Ok(file) = table.file_mut(ino) {
+            if let Some(edit) = file.edit.take() {
+                edit.forget_object();
+            }
+            file.epoch += 1;
+        }
+        table.sweep(ino);
+    }
+
+    async fn upload_until_done(&self, ino: Ino) {
         let mut delay = RETRY_DELAY_MIN;
         while let Err(error) = self.commit(ino).await {
             if matches!(error, FsError::Conflict { .. }) {
-                break;
+                return;
             }
-            tracing::warn!(ino = ino.0, %error, ?delay, "a closed file is not in the store yet; trying again");
+            if matches!(error, FsError::NotFound | FsError::Changed) {
+                // No later attempt can put these bytes together with an object that is gone.
+                tracing::error!(ino = ino.0, %error, "changes to a file are given up");
+                self.give_up(ino);
+                return;
+            }
+            let path = self.namespace.table().path(ino).unwrap_or_default();
+            tracing::warn!(path, %error, ?delay, "a closed file is not in the store yet; trying again");
             tokio::select! {
                 // Both arms are cancel-safe: they hold no state.
                 () = self.stopping.cancelled() => return,
@@ -266,7 +307,6 @@ impl Filesystem {
             }
             delay = (delay * 2).min(RETRY_DELAY_MAX);
         }
-        self.drop_edit(ino);
     }
 
     /// Everything that was written to a file so far is in S3 when this returns.
@@ -433,6 +473,7 @@ impl Filesystem {
 
     /// Notes how the store took a write.
     pub(super) fn note_write(&self, error: Option<&FsError>) {
+        self.note_answer(error.map_or(Ok(()), Err));
         let mut health = self.health.lock();
         match error {
             None => health.writable = Some(true),

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::namespace::names::checked_key;
-use crate::store::{ETag, Key, ListRequest, ObjectStore, PartDone, StoreError, WriteCondition};
+use crate::store::{ETag, Key, ListRequest, ObjectStore, PartDone, StoreError, UploadBody, WriteCondition};
 
 /// S3's limit for a copy in one request; also for one part.
 const COPY_BYTES_MAX: u64 = 5 << 30;
@@ -117,7 +117,7 @@ pub async fn copy_below(
     let mut copied = BTreeMap::new();
     let mut copies = stream::iter(pairs)
         .map(|(source, target)| async move {
-            copy_object(store, &source, &target, None)
+            copy_below_one(store, &source, &target)
                 .await
                 .map(|etag| (target, etag))
         })
@@ -145,6 +145,18 @@ pub async fn copy_below(
             Err(error)
         }
     }
+}
+
+/// A folder's marker is made anew: some stores, whose folders are folders, refuse to copy one.
+async fn copy_below_one(store: &dyn ObjectStore, source: &Source, target: &Key) -> Result<ETag, FsError> {
+    if source.size > 0 || !target.as_str().ends_with('/') {
+        return copy_object(store, source, target, None).await;
+    }
+    let metadata = store.head(&source.key).await?.metadata;
+    let nothing = UploadBody::Bytes(bytes::Bytes::new());
+    Ok(store
+        .put(target, nothing, &metadata, WriteCondition::None)
+        .await?)
 }
 
 /// Deletes keys in batches.

@@ -34,6 +34,7 @@ pub struct Edit {
     /// Held by whoever uploads, renames or removes, so that these happen one after the other.
     pub turn: tokio::sync::Mutex<()>,
     uploading: AtomicBool,
+    settling: AtomicBool,
     /// When the file was opened for this, to tell a lost race from an old listing.
     pub begun: SystemTime,
 }
@@ -95,6 +96,7 @@ impl Edit {
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             uploading: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
             begun,
         })
     }
@@ -129,6 +131,16 @@ impl Edit {
     pub fn uploading(&self) -> Uploading<'_> {
         self.uploading.store(true, Ordering::Relaxed);
         Uploading(self)
+    }
+
+    /// Claims the task that uploads the file after its last close; false if somebody has it.
+    pub fn begin_settling(&self) -> bool {
+        !self.settling.swap(true, Ordering::Relaxed)
+    }
+
+    /// Gives that task up.
+    pub fn end_settling(&self) {
+        self.settling.store(false, Ordering::Relaxed);
     }
 
     /// The staging file.
