@@ -137,7 +137,11 @@ async fn attempt(
     // The certificate last: it is the sign that enrolment is complete.
     host.save(state_dir)?;
     credentials.save(&paths)?;
-    tracing::info!(host = host.name, endpoint = host.endpoint, "this machine has become a host");
+    tracing::info!(
+        host = host.name,
+        endpoint = host.endpoint,
+        "this machine has become a host"
+    );
     Ok(host)
 }
 

@@ -339,7 +339,13 @@ impl Reconciler {
             }
             Ok(Outcome::Nothing) => {}
             Err(error) => {
-                tracing::warn!(assignment = %uid, path = %path.display(), reason = error.reason(), %error, "step failed");
+                // The same failure at every retry is news only once.
+                if self.troubles.error(uid) == Some(&error) {
+                    tracing::debug!(assignment = %uid, %error, "step failed again");
+                } else {
+                    let reason = error.reason();
+                    tracing::warn!(assignment = %uid, path = %path.display(), reason, %error, "step failed");
+                }
                 let order = self.ledger.held();
                 self.troubles
                     .failed(uid, error, &DesiredSet::of(&order), now, self.clock.jitter());

@@ -4,6 +4,8 @@
 //! Invariants: an acknowledgement is sent only for what is on disk; a catalog that was never ours, or has gone back in
 //! time, is listened to no further than its Welcome, and this host holds still.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod stream;
 
 use std::sync::Arc;
@@ -145,3 +147,6 @@ fn describe(status: &tonic::Status) -> String {
         None => format!("the catalog answers {:?}: {}", status.code(), status.message()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::backoff;
-use crate::desired::{DesiredSet, Order};
+use crate::desired::DesiredSet;
 use crate::mounter::MountError;
 
 /// A mount that has served this long is not one that dies again and again. Twice the longest delay.
@@ -27,8 +27,8 @@ struct Trouble {
     order: Option<OrderKey>,
 }
 
-/// What must differ for a new order to be worth a new try at once.
-type OrderKey = (i64, Option<Vec<u8>>);
+/// What must differ for a new order to be worth a new try at once: generation, key, and whether it is to be removed.
+type OrderKey = (i64, Option<Vec<u8>>, bool);
 
 impl Troubles {
     /// A step has failed.
@@ -46,7 +46,7 @@ impl Troubles {
             error: Some(error),
             retry_at: now + backoff::MOUNT.delay(failures, jitter),
             since: now,
-            order: desired.orders.get(&uid).map(key),
+            order: Some(key(uid, desired)),
         };
         self.0.insert(uid, trouble);
     }
@@ -85,9 +85,11 @@ impl Troubles {
     /// Forgets what is over: what is ordered no longer or otherwise, and what has served for a while.
     pub(super) fn forget_settled(&mut self, desired: &DesiredSet, now: Instant) {
         self.0.retain(|uid, trouble| {
-            let order = desired.orders.get(uid);
-            let known = order.is_some() || desired.removals.contains_key(uid);
-            let changed = trouble.order.is_some() && trouble.order != order.map(key);
+            let known = desired.orders.contains_key(uid) || desired.removals.contains_key(uid);
+            let changed = trouble
+                .order
+                .as_ref()
+                .is_some_and(|order| *order != key(*uid, desired));
             let settled = trouble.error.is_none() && now.duration_since(trouble.since) > SETTLED_AFTER;
             known && !changed && !settled
         });
@@ -111,11 +113,15 @@ impl Troubles {
     }
 }
 
-fn key(order: &Order) -> OrderKey {
-    let sealed = order.spec.as_ref().ok().and_then(|spec| spec.credential.as_ref());
+fn key(uid: Uuid, desired: &DesiredSet) -> OrderKey {
+    let order = desired.orders.get(&uid);
+    let sealed = order
+        .and_then(|order| order.spec.as_ref().ok())
+        .and_then(|spec| spec.credential.as_ref());
     (
-        order.about.generation,
+        order.map_or(0, |order| order.about.generation),
         sealed.map(|sealed| sealed.envelope.clone()),
+        desired.removals.contains_key(&uid),
     )
 }
 
@@ -162,6 +168,20 @@ mod tests {
         troubles.succeeded(uid, now);
         assert!(troubles.error(uid).is_none());
         troubles.forget_settled(&desired(1), now + SETTLED_AFTER * 2);
+        assert!(troubles.retry_at().is_empty());
+    }
+
+    #[test]
+    fn a_removal_does_not_wait_for_what_failed_before_it() {
+        let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
+        troubles.failed(uid, error(), &desired(1), now, 0.0);
+        let mut removing = desired(1);
+        let removal = crate::desired::Removal {
+            reason: String::new(),
+            grace: Duration::ZERO,
+        };
+        removing.removals.insert(uid, removal);
+        troubles.forget_settled(&removing, now);
         assert!(troubles.retry_at().is_empty());
     }
 

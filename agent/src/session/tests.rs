@@ -1,0 +1,295 @@
+use std::future::Future;
+use std::path::Path;
+
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::fake::FakeCatalog;
+use super::*;
+use crate::host::credential_paths;
+use crate::ledger::LedgerError;
+use crate::renewal::Renewal;
+
+/// A host that has enrolled with a catalog in memory, and runs its session.
+struct World {
+    catalog: FakeCatalog,
+    ledger: Arc<Ledger>,
+    state: watch::Receiver<SessionState>,
+    status: watch::Sender<HostStatus>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(prepare: impl FnOnce(&FakeCatalog, &Ledger)) -> World {
+        // Another test may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (clock, stop) = (Clock::system(), CancellationToken::new());
+        let catalog = FakeCatalog::start("127.0.0.1:0", clock.clone(), stop.clone()).await;
+        let dir = tempfile::tempdir().unwrap();
+        catalog.state(|state| state.life = Duration::from_secs(24 * 3600));
+        let host = enroll(dir.path(), &catalog).await.unwrap();
+        let ledger = Arc::new(Ledger::open(dir.path()).unwrap());
+        prepare(&catalog, &ledger);
+        let credentials = mooring_identity::Credentials::load(&credential_paths(dir.path()))
+            .unwrap()
+            .unwrap();
+        let tls = ClientTls::new(&credentials).unwrap();
+        let (expires, renewed) = watch::channel(credentials.not_after());
+        let (state_sender, state) = watch::channel(SessionState::default());
+        let (status, status_seen) = watch::channel(HostStatus {
+            ready: true,
+            ..HostStatus::default()
+        });
+        let session = Session {
+            host: host.clone(),
+            tls: Arc::clone(&tls),
+            renewed,
+            ledger: Arc::clone(&ledger),
+            status: status_seen,
+            state: state_sender,
+            facts: pb::HostFacts::default(),
+            instance: "instance".to_owned(),
+            heartbeat_interval: Duration::from_millis(50),
+            clock: clock.clone(),
+        };
+        let renewal = Renewal {
+            credentials,
+            paths: credential_paths(dir.path()),
+            tls,
+            endpoint: host.endpoint.clone(),
+            clock,
+            expires,
+        };
+        let tasks = TaskTracker::new();
+        tasks.spawn(session.run(stop.clone()));
+        tasks.spawn(renewal.run(stop.clone()));
+        tasks.close();
+        World {
+            catalog,
+            ledger,
+            state,
+            status,
+            stop,
+            tasks,
+            _dir: dir,
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(5), self.tasks.wait())
+            .await
+            .unwrap();
+    }
+}
+
+async fn enroll(dir: &Path, catalog: &FakeCatalog) -> Result<Host, crate::enroll::EnrollError> {
+    crate::enroll::enroll(
+        dir,
+        &catalog.join(),
+        "gpu-7",
+        &pb::HostFacts::default(),
+        &Clock::system(),
+    )
+    .await
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+    let all = async {
+        while !check().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all)
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn assignment(uid: u128, mount_name: &str) -> pb::Assignment {
+    pb::Assignment {
+        uid: Uuid::from_u128(uid).to_string(),
+        generation: 1,
+        spec: Some(pb::AssignmentSpec {
+            project_id: "ml".to_owned(),
+            mount_name: mount_name.to_owned(),
+            endpoint: "https://s3.example".to_owned(),
+            bucket: "data".to_owned(),
+            mode: mooring_proto::v1::Mode::ReadOnly.into(),
+            backend: mooring_proto::v1::Backend::Default.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_to_an_enrolment_strands_nobody() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    catalog.state(|state| state.lose_replies = 2);
+    let host = enroll(dir.path(), &catalog).await.unwrap();
+    assert_eq!(
+        catalog.state(|state| (state.counts[0], state.hosts.len())),
+        (3, 1)
+    );
+    assert_eq!(host.name, "hosts/gpu-7");
+    assert_eq!(Host::load(dir.path()).unwrap(), Some(host));
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_in_the_ledger_before_it_is_acknowledged_and_a_bad_one_is_refused() {
+    let world = World::start(|_, _| {}).await;
+    world.catalog.state(|state| {
+        for assignment in [assignment(1, "good"), assignment(2, "../../etc")] {
+            state.assignments.insert(assignment.uid.clone(), assignment);
+        }
+    });
+    world.catalog.tell();
+    eventually("acknowledged and refused", || async {
+        world
+            .catalog
+            .state(|state| state.acks.contains(&2) && state.nacks.len() == 1)
+    })
+    .await;
+    let held = world.ledger.held();
+    assert_eq!((held.revision, held.assignments.len()), (2, 2));
+    let nack = world.catalog.state(|state| state.nacks[0].clone());
+    assert_eq!(nack.assignment_uid, Uuid::from_u128(2).to_string());
+    assert!(nack.message.contains("mount name"), "{}", nack.message);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_has_gone_back_is_not_obeyed_and_hears_why() {
+    let world = World::start(|_, ledger| {
+        let change = |_: &crate::ledger::Held| {
+            Ok::<_, LedgerError>(crate::ledger::Held {
+                realm_uid: "realm".to_owned(),
+                epoch: 1,
+                revision: 9,
+                assignments: vec![assignment(1, "a")],
+                ..Default::default()
+            })
+        };
+        ledger.change(change).unwrap();
+    })
+    .await;
+    eventually("a report that says so", || async {
+        let said = |report: &pb::Report| report.holding_still.contains("gone back from revision 9 to 1");
+        world
+            .catalog
+            .state(|state| state.report.as_ref().is_some_and(said))
+    })
+    .await;
+    world.catalog.tell();
+    world.catalog.state(|state| state.report = None);
+    eventually("another report", || async {
+        world.catalog.state(|state| state.report.is_some())
+    })
+    .await;
+    let held = world.ledger.held();
+    assert_eq!(
+        (held.revision, held.assignments.len(), held.orphans.len()),
+        (9, 1, 0)
+    );
+    assert!(world.catalog.state(|state| state.acks.is_empty()));
+    assert!(world.state.borrow().holding_still.is_some());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_come_with_every_change_and_with_every_heartbeat() {
+    let world = World::start(|_, _| {}).await;
+    for _ in 0..3 {
+        world.catalog.state(|state| state.report = None);
+        eventually("a heartbeat", || async {
+            world.catalog.state(|state| state.report.is_some())
+        })
+        .await;
+    }
+    let order = crate::desired::Order::of(&assignment(1, "a")).unwrap();
+    let mount = crate::status::MountStatus {
+        about: order.about,
+        path: "/mnt/mooring/ml/a".into(),
+        generation: 1,
+        state: mooring_proto::v1::MountState::Mounted,
+        conditions: vec![],
+        mount_time: None,
+    };
+    world.status.send_modify(|status| {
+        status.mounts.insert(Uuid::from_u128(1), mount);
+    });
+    eventually("the new mount is reported", || async {
+        world.catalog.state(|state| {
+            state
+                .report
+                .as_ref()
+                .is_some_and(|report| report.mounts.len() == 1)
+        })
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    catalog.state(|state| state.life = Duration::from_secs(2));
+    let dir = tempfile::tempdir().unwrap();
+    let host = enroll(dir.path(), &catalog).await.unwrap();
+    let paths = credential_paths(dir.path());
+    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    let first_end = credentials.not_after();
+    catalog.state(|state| state.life = Duration::from_secs(3600));
+    let tls = ClientTls::new(&credentials).unwrap();
+    let (expires, mut renewed) = watch::channel(first_end);
+    let renewal = Renewal {
+        credentials,
+        paths: paths.clone(),
+        tls,
+        endpoint: host.endpoint,
+        clock: Clock::system(),
+        expires,
+    };
+    let tasks = TaskTracker::new();
+    tasks.spawn(renewal.run(stop.clone()));
+    tasks.close();
+    tokio::time::timeout(Duration::from_secs(5), renewed.changed())
+        .await
+        .unwrap()
+        .unwrap();
+    let on_disk = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    assert!(on_disk.not_after() > first_end);
+    assert_eq!(*renewed.borrow(), on_disk.not_after());
+    stop.cancel();
+    tasks.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_is_refused_with_the_catalogs_own_words() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let join =
+        mooring_identity::JoinString::new(catalog.join().endpoint.clone(), "stale", catalog.join().pin);
+    let refused = crate::enroll::enroll(
+        dir.path(),
+        &join,
+        "gpu-7",
+        &pb::HostFacts::default(),
+        &Clock::system(),
+    )
+    .await;
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("ask for a new one"), "{text}");
+    assert_eq!(Host::load(dir.path()).unwrap(), None);
+    stop.cancel();
+}
