@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring_identity::{Incoming, PeerLayer};
+use mooring_proto::agent::v1 as agent_pb;
 use mooring_proto::v1 as pb;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -13,16 +14,26 @@ use tonic_health::ServingStatus;
 use crate::ops::Catalog;
 
 pub mod access;
+pub mod activation;
 pub mod audit;
 pub mod auth;
 pub mod community;
 pub mod connector;
 pub mod decode;
+pub mod enrollment;
 mod gate;
+pub mod host;
+pub mod import;
+pub mod join_token;
+pub mod mount;
+pub mod pool;
 pub mod project;
+pub mod publication;
 pub mod secret;
+pub mod session;
 pub mod status;
 pub mod user;
+pub mod words;
 
 /// The longest a call may take; a stream only until it begins. Calls are a few milliseconds of SQLite.
 const CALL_DURATION_MAX: Duration = Duration::from_secs(30);
@@ -36,6 +47,9 @@ const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it may take to say so.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest report of a host: 10,000 mounts of a KiB each.
+const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What the handlers of all services share.
 #[derive(Clone)]
@@ -71,6 +85,9 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(pb::access_service_server::AccessServiceServer::new(api.clone()))
+        .add_service(pb::activation_service_server::ActivationServiceServer::new(
+            api.clone(),
+        ))
         .add_service(pb::audit_service_server::AuditServiceServer::new(api.clone()))
         .add_service(pb::auth_service_server::AuthServiceServer::new(api.clone()))
         .add_service(pb::community_service_server::CommunityServiceServer::new(
@@ -79,10 +96,24 @@ pub async fn serve(
         .add_service(pb::connector_service_server::ConnectorServiceServer::new(
             api.clone(),
         ))
+        .add_service(agent_pb::enrollment_service_server::EnrollmentServiceServer::new(
+            api.clone(),
+        ))
+        .add_service(pb::host_service_server::HostServiceServer::new(api.clone()))
         .add_service(pb::project_service_server::ProjectServiceServer::new(api.clone()))
+        .add_service(pb::publication_service_server::PublicationServiceServer::new(
+            api.clone(),
+        ))
+        .add_service(
+            agent_pb::session_service_server::SessionServiceServer::new(api.clone())
+                .max_decoding_message_size(REPORT_BYTES_MAX),
+        )
         .add_service(pb::secret_service_server::SecretServiceServer::new(api.clone()))
         .add_service(pb::user_service_server::UserServiceServer::new(api))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

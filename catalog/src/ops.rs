@@ -13,13 +13,24 @@ use crate::policy::{self, Action, Actor, Caller, Permit};
 use crate::store::{Snapshot, Store, Writing, request};
 
 pub mod access;
+pub mod activation;
+mod assignment;
 pub mod audit;
 pub mod auth;
 pub mod community;
 pub mod connector;
+pub mod enrollment;
+pub mod host;
+pub mod import;
+pub mod join_token;
+pub mod mount;
+pub mod pool;
 pub mod project;
+pub mod publication;
 pub mod realm;
 pub mod secret;
+pub mod session;
+mod upkeep;
 pub mod user;
 
 /// All that use cases work with.
@@ -34,6 +45,8 @@ pub struct Catalog {
     pub clock: Clock,
     /// What the operator configured.
     pub settings: Settings,
+    /// The hosts' open streams.
+    pub streams: Arc<session::streams::Streams>,
 }
 
 /// What the operator configured, as far as use cases care.
@@ -64,6 +77,7 @@ impl Catalog {
             authority,
             clock,
             settings,
+            streams: Arc::default(),
         }
     }
 
@@ -175,6 +189,3 @@ impl<T> Once<T> {
 pub(crate) fn field_list<'a>(fields: impl Iterator<Item = &'a str>) -> String {
     fields.collect::<Vec<_>>().join(",")
 }
-
-//#[cfg(test)]
-//pub(crate) mod testing;

@@ -142,6 +142,17 @@ impl Server {
             paths,
             shutdown.clone(),
         ));
+        catalog.follow_settings().await?;
+        let upkeep = catalog.clone();
+        let upkeep_shutdown = shutdown.clone();
+        tasks.spawn(async move { upkeep.upkeep(upkeep_shutdown).await });
+        // Streams never end by themselves: they are told to, or the server would wait for them.
+        let streams = catalog.streams.clone();
+        let streams_shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            streams_shutdown.cancelled().await;
+            streams.close().await;
+        });
         let serving = api::serve(catalog.clone(), incoming, shutdown.clone().cancelled_owned());
         let stopped_late = async {
             shutdown.cancelled().await;

@@ -213,6 +213,15 @@ impl Writing {
         Ok(revision)
     }
 
+    /// Whether it changes what any host shall have.
+    pub fn has_orders(&self) -> bool {
+        !self
+            .ordered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     /// Has this host's stream woken by the commit.
     pub(in crate::store) fn orders_changed(&self, host_uid: Uuid) {
         self.ordered
@@ -257,6 +266,3 @@ fn failed(error: DbErr) -> Error {
         _ => Error::internal(error),
     }
 }
-
-//#[cfg(test)]
-//pub(crate) mod testing;

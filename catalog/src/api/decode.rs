@@ -77,7 +77,7 @@ impl Mask {
         fixed: &[&str],
         violations: &mut Violations,
     ) -> Self {
-        const SERVER_SET: [&str; 10] = [
+        const SERVER_SET: [&str; 18] = [
             "name",
             "uid",
             "creator",
@@ -88,6 +88,14 @@ impl Mask {
             "mounts",
             "mounted_hosts",
             "published",
+            "host_count",
+            "seen_time",
+            "agent_version",
+            "kernel_version",
+            "backends",
+            "certificate_expire_time",
+            "connector",
+            "effective_mode",
         ];
         let Some(prost_types::FieldMask { paths }) = mask.filter(|mask| !mask.paths.is_empty()) else {
             return Self { paths: None };

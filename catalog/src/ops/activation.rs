@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::assignment::{Resolved, missing_key};
 use super::{Answer, Catalog, Once};
 use crate::domain::activation::{
-    Activation, ActivationState, HostPart, NewActivation, Outlook, PartReport, Target, default_id, outlook_of_ended,
-    outlook_of_live,
+    Activation, ActivationState, HostPart, NewActivation, Outlook, PartReport, Target, default_id,
+    outlook_of_ended, outlook_of_live,
 };
 use crate::domain::assignment::RemovalOrder;
 use crate::domain::audit::{Change, EventKind};
@@ -83,7 +83,11 @@ impl Catalog {
             return Ok(answer);
         }
         let project = store::project::get(&writing, &project).await?;
-        let NewActivation { target, pool: pool_name, mode } = new;
+        let NewActivation {
+            target,
+            pool: pool_name,
+            mode,
+        } = new;
         let (target_uid, resolved) = find_target(&writing, &project, &target).await?;
         checked_mode(mode, resolved.mode(None), "what the target allows")
             .map_err(|problem| Error::invalid("mode", problem))?;
@@ -100,8 +104,12 @@ impl Catalog {
                 project.name
             ),
         })?;
-        self.check_free(&writing, &target, target_uid, pool.meta.uid).await?;
-        let name = ActivationName::new(project.name.clone(), id.unwrap_or_else(|| default_id(&target, &pool.name)));
+        self.check_free(&writing, &target, target_uid, pool.meta.uid)
+            .await?;
+        let name = ActivationName::new(
+            project.name.clone(),
+            id.unwrap_or_else(|| default_id(&target, &pool.name)),
+        );
         self.make_room(&writing, &name).await?;
         let uid = self.clock.new_uid();
         let activation = Activation {
@@ -111,7 +119,10 @@ impl Catalog {
             target,
             target_uid,
             connector_uid: resolved.connector.meta.uid,
-            publication_uid: resolved.through.as_ref().map(|(_, publication)| publication.meta.uid),
+            publication_uid: resolved
+                .through
+                .as_ref()
+                .map(|(_, publication)| publication.meta.uid),
             pool: pool.name,
             pool_uid: pool.meta.uid,
             asked_mode: mode,
@@ -142,11 +153,20 @@ impl Catalog {
         if activation.end_time.is_some() {
             return self.activation_view(&writing, activation).await;
         }
-        let removal = RemovalOrder { reason: RemovalOrder::DEACTIVATED, grace };
+        let removal = RemovalOrder {
+            reason: RemovalOrder::DEACTIVATED,
+            grace,
+        };
         self.end_activation(&writing, &mut activation, &removal).await?;
-        let change = Change::new(&actor.name, "Deactivate", EventKind::Updated, &name, activation.meta.uid)
-            .in_project(project.meta.uid, project.community_uid)
-            .detail("grace_seconds", grace.as_secs());
+        let change = Change::new(
+            &actor.name,
+            "Deactivate",
+            EventKind::Updated,
+            &name,
+            activation.meta.uid,
+        )
+        .in_project(project.meta.uid, project.community_uid)
+        .detail("grace_seconds", grace.as_secs());
         let view = self.activation_view(&writing, activation).await?;
         writing.commit(change).await?;
         Ok(view)
@@ -170,7 +190,10 @@ impl Catalog {
         let (ListActivations(project), _) = permit.spend(&snapshot).await?;
         let project = store::project::get(&snapshot, &project).await?;
         let Paged { items, next } = store::activation::list(&snapshot, project.meta.uid, page).await?;
-        Ok(Paged { items: self.activation_views(&snapshot, items).await?, next })
+        Ok(Paged {
+            items: self.activation_views(&snapshot, items).await?,
+            next,
+        })
     }
 
     /// Names of the activations of a target that are live or still being unmounted somewhere.
@@ -181,7 +204,9 @@ impl Catalog {
     ) -> Result<Vec<String>, Error> {
         let activations = store::activation::of_target(snapshot, target_uid).await?;
         let views = self.activation_views(snapshot, activations).await?;
-        let standing = views.into_iter().filter(|view| view.outlook.state != ActivationState::Inactive);
+        let standing = views
+            .into_iter()
+            .filter(|view| view.outlook.state != ActivationState::Inactive);
         Ok(standing.map(|view| view.activation.name.to_string()).collect())
     }
 
@@ -201,7 +226,10 @@ impl Catalog {
                 ActivationState::Inactive => continue,
                 ActivationState::Deactivating => (
                     "StillUnmounting",
-                    format!("{name} of {target} is still being unmounted there ({}); try again when it is INACTIVE", view.outlook.message),
+                    format!(
+                        "{name} of {target} is still being unmounted there ({}); try again when it is INACTIVE",
+                        view.outlook.message
+                    ),
                 ),
                 ActivationState::Pending
                 | ActivationState::Active
@@ -211,7 +239,11 @@ impl Catalog {
                     format!("{target} is active there already, as {name}; deactivate that first, or use it"),
                 ),
             };
-            return Err(Error::Precondition { reason, subject: name.to_string(), problem });
+            return Err(Error::Precondition {
+                reason,
+                subject: name.to_string(),
+                problem,
+            });
         }
         Ok(())
     }
@@ -231,9 +263,10 @@ impl Catalog {
             ActivationState::Pending
             | ActivationState::Active
             | ActivationState::Degraded
-            | ActivationState::Failed => {
-                Err(Error::NameTaken { resource: name.to_string(), problem: "exists already; choose another id" })
-            }
+            | ActivationState::Failed => Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            }),
         }
     }
 
@@ -243,7 +276,9 @@ impl Catalog {
         activation: Activation,
     ) -> Result<ActivationView, Error> {
         let mut views = self.activation_views(snapshot, vec![activation]).await?;
-        views.pop().ok_or_else(|| Error::internal("an activation has lost its view"))
+        views
+            .pop()
+            .ok_or_else(|| Error::internal("an activation has lost its view"))
     }
 
     async fn activation_views(
@@ -261,13 +296,17 @@ impl Catalog {
             } else {
                 if let Some(resolved) = &resolved {
                     let missing = missing_key(snapshot, &resolved.connector).await?;
-                    parts.iter_mut().for_each(|part| part.credential_missing.clone_from(&missing));
+                    parts
+                        .iter_mut()
+                        .for_each(|part| part.credential_missing.clone_from(&missing));
                 }
                 outlook_of_live(activation.pool.id().as_str(), &parts)
             };
             let project = activation.name.project().id();
             views.push(ActivationView {
-                mode: resolved.as_ref().map(|resolved| resolved.mode(activation.asked_mode)),
+                mode: resolved
+                    .as_ref()
+                    .map(|resolved| resolved.mode(activation.asked_mode)),
                 mount_path: resolved
                     .as_ref()
                     .map(|resolved| format!("{project}/{}", resolved.mount_name()))
@@ -288,7 +327,8 @@ impl Catalog {
         let uids = || activations.iter().map(|activation| activation.meta.uid);
         let assignments = store::assignment::of_activations(snapshot, uids()).await?;
         let reports = store::mount::of_assignments_of(snapshot, uids()).await?;
-        let hosts = store::host::by_uids(snapshot, assignments.iter().map(|assignment| assignment.host_uid)).await?;
+        let hosts =
+            store::host::by_uids(snapshot, assignments.iter().map(|assignment| assignment.host_uid)).await?;
         let hosts: HashMap<Uuid, _> = hosts.into_iter().map(|host| (host.meta.uid, host)).collect();
         let mut parts: BTreeMap<Uuid, Vec<HostPart>> = BTreeMap::new();
         for assignment in assignments {
@@ -300,13 +340,16 @@ impl Catalog {
                 generation: observed.generation,
                 message: observed.message(),
             });
-            parts.entry(assignment.activation_uid).or_default().push(HostPart {
-                host: host.name.to_string(),
-                host_state: self.host_state(snapshot, host),
-                generation: assignment.generation,
-                credential_missing: None,
-                report,
-            });
+            parts
+                .entry(assignment.activation_uid)
+                .or_default()
+                .push(HostPart {
+                    host: host.name.to_string(),
+                    host_state: self.host_state(snapshot, host),
+                    generation: assignment.generation,
+                    credential_missing: None,
+                    report,
+                });
         }
         for of_one in parts.values_mut() {
             of_one.sort_by(|a, b| a.host.cmp(&b.host));
@@ -321,7 +364,9 @@ impl Catalog {
 }
 
 async fn find(snapshot: &Snapshot, name: &ActivationName) -> Result<Activation, Error> {
-    store::activation::find(snapshot, name).await?.ok_or_else(|| Error::absent(name))
+    store::activation::find(snapshot, name)
+        .await?
+        .ok_or_else(|| Error::absent(name))
 }
 
 /// The target of a new activation: a connector or an import of the same project, which may be activated now.
@@ -344,15 +389,24 @@ async fn find_target(
             }
             let connector = store::connector::find(snapshot, project, name).await?;
             let connector = connector.ok_or_else(|| Error::absent(name))?;
-            Ok((connector.meta.uid, Resolved { connector, through: None }))
+            Ok((
+                connector.meta.uid,
+                Resolved {
+                    connector,
+                    through: None,
+                },
+            ))
         }
         Target::Import(name) => {
             if name.project() != &project.name {
                 return Err(elsewhere("import"));
             }
-            let import = store::import::find(snapshot, name).await?.ok_or_else(|| Error::absent(name))?;
+            let import = store::import::find(snapshot, name)
+                .await?
+                .ok_or_else(|| Error::absent(name))?;
             let publication = store::publication::by_uid(snapshot, import.publication_uid).await?;
-            let publication = publication.ok_or_else(|| Error::internal(format!("{name} has no publication")))?;
+            let publication =
+                publication.ok_or_else(|| Error::internal(format!("{name} has no publication")))?;
             let connector = store::connector::by_uid(snapshot, publication.connector_uid).await?;
             let connector = connector.filter(|_| publication.state.is_open()).ok_or_else(|| Error::Precondition {
                 reason: "PublicationWithdrawn",
@@ -362,7 +416,13 @@ async fn find_target(
                     publication.name
                 ),
             })?;
-            Ok((import.meta.uid, Resolved { connector, through: Some((import, publication)) }))
+            Ok((
+                import.meta.uid,
+                Resolved {
+                    connector,
+                    through: Some((import, publication)),
+                },
+            ))
         }
     }
 }

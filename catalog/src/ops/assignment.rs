@@ -36,7 +36,8 @@ impl Resolved {
                 let Some(import) = store::import::by_uid(snapshot, activation.target_uid).await? else {
                     return Ok(None);
                 };
-                let Some(publication) = store::publication::by_uid(snapshot, import.publication_uid).await? else {
+                let Some(publication) = store::publication::by_uid(snapshot, import.publication_uid).await?
+                else {
                     return Ok(None);
                 };
                 Some((import, publication))
@@ -68,15 +69,18 @@ impl Catalog {
     /// keep what they have and get nothing more.
     pub(super) async fn assign(&self, writing: &Writing, activation: &Activation) -> Result<(), Error> {
         let resolved = Resolved::of(writing, activation).await?;
-        let resolved = resolved.ok_or_else(|| Error::internal(format!("{} has no target", activation.name)))?;
+        let resolved =
+            resolved.ok_or_else(|| Error::internal(format!("{} has no target", activation.name)))?;
         let pool = store::pool::by_uid(writing, activation.pool_uid).await?;
         let pool = pool.ok_or_else(|| Error::internal(format!("{} has no pool", activation.name)))?;
         let spec = self.spec(activation, &resolved, &pool);
         let spec_hash = spec.hash();
         let revision = writing.next_revision().await?;
         let known = store::assignment::of_activations(writing, [activation.meta.uid]).await?;
-        let mut known: BTreeMap<Uuid, Assignment> =
-            known.into_iter().map(|assignment| (assignment.host_uid, assignment)).collect();
+        let mut known: BTreeMap<Uuid, Assignment> = known
+            .into_iter()
+            .map(|assignment| (assignment.host_uid, assignment))
+            .collect();
         for host in store::host::of_pool(writing, pool.meta.uid).await? {
             match known.remove(&host.meta.uid) {
                 Some(mut assignment) => {
@@ -110,7 +114,11 @@ impl Catalog {
     }
 
     /// The same for several.
-    pub(super) async fn assign_all(&self, writing: &Writing, activations: &[Activation]) -> Result<(), Error> {
+    pub(super) async fn assign_all(
+        &self,
+        writing: &Writing,
+        activations: &[Activation],
+    ) -> Result<(), Error> {
         for activation in activations {
             self.assign(writing, activation).await?;
         }
@@ -187,17 +195,25 @@ impl Catalog {
 pub(super) async fn missing_key(snapshot: &Snapshot, connector: &Connector) -> Result<Option<String>, Error> {
     let name = &connector.name;
     let Some(secret) = &connector.spec.secret else {
-        return Ok(Some(format!("{name} has no secret; give it one with `mooring connectors update`")));
+        return Ok(Some(format!(
+            "{name} has no secret; give it one with `mooring connectors update`"
+        )));
     };
     let usable = store::secret::usable_version(snapshot, secret.uid, connector.spec.secret_version).await?;
     let Some(usable) = usable else {
-        let which = if connector.spec.secret_version.is_some() { "pinned version is not enabled" } else { "secret has no enabled version" };
+        let which = if connector.spec.secret_version.is_some() {
+            "pinned version is not enabled"
+        } else {
+            "secret has no enabled version"
+        };
         return Ok(Some(format!(
             "there is no usable key: the {which} for {name}; enable one, or add one with `mooring secrets add-version`"
         )));
     };
     if usable.version.access_key_id.is_empty() && connector.spec.access_key_id.as_str().is_empty() {
-        return Ok(Some(format!("{name} has no access key id; give it one with `mooring connectors update`")));
+        return Ok(Some(format!(
+            "{name} has no access key id; give it one with `mooring connectors update`"
+        )));
     }
     Ok(None)
 }

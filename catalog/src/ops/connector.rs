@@ -276,6 +276,11 @@ impl Catalog {
         connector.meta.check_etag(etag, &name)?;
         let uid = connector.meta.uid;
         let mut users = store::connector_use::live_activations(&writing, uid).await?;
+        for name in self.standing_activations(&writing, uid).await? {
+            if !users.contains(&name) {
+                users.push(name);
+            }
+        }
         users.extend(store::connector_use::publications(&writing, uid).await?);
         if !users.is_empty() {
             return Err(Error::in_use(
@@ -284,6 +289,7 @@ impl Catalog {
                 "deactivate and withdraw those first",
             ));
         }
+        store::activation::delete_ended_of_target(&writing, uid).await?;
         store::connector::delete(&writing, uid).await?;
         let change = Change::new(&actor.name, "DeleteConnector", EventKind::Deleted, &name, uid)
             .in_project(project.meta.uid, project.community_uid);
@@ -294,11 +300,11 @@ impl Catalog {
     /// Hosts that have it mounted are told: another key, or another mount.
     async fn connector_changed(
         &self,
-        _writing: &Writing,
-        _connector: &Connector,
-        _impact: Impact,
+        writing: &Writing,
+        connector: &Connector,
+        impact: Impact,
     ) -> Result<(), Error> {
-        Ok(())
+        self.follow_connector(writing, connector, impact).await
     }
 }
 

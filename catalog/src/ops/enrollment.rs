@@ -59,7 +59,12 @@ impl Catalog {
         {
             let (host, issued) = self.certify(&writing, host, newcomer.csr_pem).await?;
             writing.commit_unrecorded().await?;
-            return Ok(Enrolled { host, realm_uid, issued, ca_pem });
+            return Ok(Enrolled {
+                host,
+                realm_uid,
+                issued,
+                ca_pem,
+            });
         }
         let refused = Error::Unauthenticated {
             reason: "the join token is not valid here: it is used up, has ended, was revoked, or belongs to another \
@@ -75,9 +80,17 @@ impl Catalog {
             return Err(refused);
         };
         let name = free_name(&writing, newcomer.host_name).await?;
-        let JoinToken { uid: token_uid, host_labels, creator, .. } = token;
+        let JoinToken {
+            uid: token_uid,
+            host_labels,
+            creator,
+            ..
+        } = token;
         let uid = self.clock.new_uid();
-        let texts = Texts { labels: host_labels, ..Texts::default() };
+        let texts = Texts {
+            labels: host_labels,
+            ..Texts::default()
+        };
         let host = Host {
             meta: Meta::new(uid, texts, creator, writing.now()),
             pool: pool.name,
@@ -99,16 +112,25 @@ impl Catalog {
             .detail("pool", &host.pool)
             .detail("certificate_serial", &issued.serial);
         writing.commit(change).await?;
-        Ok(Enrolled { host, realm_uid, issued, ca_pem })
+        Ok(Enrolled {
+            host,
+            realm_uid,
+            issued,
+            ca_pem,
+        })
     }
 
     /// Gives a host a new certificate for the key that it has.
     pub async fn renew_host_certificate(&self, identity: &Identity, csr_pem: &str) -> Result<Issued, Error> {
-        let key = authority::request_key(csr_pem).map_err(|error| Error::invalid("csr_pem", error.to_string()))?;
+        let key =
+            authority::request_key(csr_pem).map_err(|error| Error::invalid("csr_pem", error.to_string()))?;
         let writing = self.write().await?;
         let host = host_of(&writing, identity).await?;
         if key != host.key {
-            return Err(Error::invalid("csr_pem", "its key is another than the host's; enrol the host again to change keys"));
+            return Err(Error::invalid(
+                "csr_pem",
+                "its key is another than the host's; enrol the host again to change keys",
+            ));
         }
         let (_, issued) = self.certify(&writing, host, csr_pem).await?;
         // Twice a day for every host: noted with the host, but no mutation that anybody made.
@@ -116,10 +138,18 @@ impl Catalog {
         Ok(issued)
     }
 
-    async fn certify(&self, writing: &Writing, mut host: Host, csr_pem: &str) -> Result<(Host, Issued), Error> {
+    async fn certify(
+        &self,
+        writing: &Writing,
+        mut host: Host,
+        csr_pem: &str,
+    ) -> Result<(Host, Issued), Error> {
         let life = self.settings.certificate_lifetime;
         let principal = Principal::Host(host.meta.uid);
-        let issued = self.authority.issue(csr_pem, principal, life, writing.now()).map_err(Error::internal)?;
+        let issued = self
+            .authority
+            .issue(csr_pem, principal, life, writing.now())
+            .map_err(Error::internal)?;
         host.certificate_expire_time = issued.not_after;
         store::host::update(writing, &host).await?;
         Ok((host, issued))
@@ -138,7 +168,9 @@ pub(super) async fn host_of(snapshot: &Snapshot, identity: &Identity) -> Result<
             .into(),
     })?;
     if host.key != identity.key {
-        return Err(Error::Unauthenticated { reason: "the certificate's key is not this host's; enrol the host again" });
+        return Err(Error::Unauthenticated {
+            reason: "the certificate's key is not this host's; enrol the host again",
+        });
     }
     Ok(host)
 }
@@ -151,11 +183,16 @@ fn checked_keys(newcomer: &Newcomer<'_>) -> Result<(KeyPin, HpkePublicKey), Erro
     let hpke = HpkePublicKey::from_bytes(newcomer.hpke_public_key).map_err(|error| error.to_string());
     let hpke = violations.take("hpke_public_key", hpke);
     if key.is_some() && hpke.is_some() {
-        let signed = possession::verify(newcomer.csr_pem, newcomer.hpke_public_key, newcomer.hpke_key_signature);
+        let signed = possession::verify(
+            newcomer.csr_pem,
+            newcomer.hpke_public_key,
+            newcomer.hpke_key_signature,
+        );
         violations.take("hpke_key_signature", signed.map_err(|error| error.to_string()));
     }
     violations.finish()?;
-    key.zip(hpke).ok_or_else(|| Error::internal("a key was neither taken nor refused"))
+    key.zip(hpke)
+        .ok_or_else(|| Error::internal("a key was neither taken nor refused"))
 }
 
 /// The first name made of what the machine calls itself that no host has.
@@ -166,5 +203,8 @@ async fn free_name(snapshot: &Snapshot, host_name: &str) -> Result<HostName, Err
             return Ok(name);
         }
     }
-    Err(Error::invalid("host_name", "too many hosts have this name; give the machine one of its own"))
+    Err(Error::invalid(
+        "host_name",
+        "too many hosts have this name; give the machine one of its own",
+    ))
 }

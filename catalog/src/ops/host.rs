@@ -75,12 +75,20 @@ impl Catalog {
     }
 
     /// Changes a host. One that takes mounts again gets what its pool has meanwhile been given.
-    pub async fn update_host(&self, permit: Permit<UpdateHost>, change: HostChange) -> Result<HostView, Error> {
+    pub async fn update_host(
+        &self,
+        permit: Permit<UpdateHost>,
+        change: HostChange,
+    ) -> Result<HostView, Error> {
         let writing = self.write().await?;
         let (UpdateHost(name), actor) = permit.spend(&writing).await?;
         let mut host = find(&writing, &name).await?;
         let fields = field_list(change.fields().into_iter());
-        let HostChange { texts, unschedulable, etag } = change;
+        let HostChange {
+            texts,
+            unschedulable,
+            etag,
+        } = change;
         host.meta.check_etag(&etag, &name)?;
         host.meta.change(texts, writing.now());
         let opened = host.unschedulable && unschedulable == Some(false);
@@ -90,7 +98,13 @@ impl Catalog {
             let live = store::activation::live_of_pool(&writing, host.pool_uid).await?;
             self.assign_all(&writing, &live).await?;
         }
-        let change = Change::new(&actor.name, "UpdateHost", EventKind::Updated, &name, host.meta.uid);
+        let change = Change::new(
+            &actor.name,
+            "UpdateHost",
+            EventKind::Updated,
+            &name,
+            host.meta.uid,
+        );
         let view = self.host_view(&writing, host);
         writing.commit(change.detail("fields", fields)).await?;
         Ok(view)
@@ -104,16 +118,29 @@ impl Catalog {
         host.meta.check_etag(etag, &name)?;
         let uid = host.meta.uid;
         store::host::delete(&writing, uid).await?;
-        writing.commit(Change::new(&actor.name, "DeleteHost", EventKind::Deleted, &name, uid)).await?;
+        writing
+            .commit(Change::new(
+                &actor.name,
+                "DeleteHost",
+                EventKind::Deleted,
+                &name,
+                uid,
+            ))
+            .await?;
         self.streams.end(uid);
         Ok(())
     }
 
     fn host_view(&self, snapshot: &Snapshot, host: Host) -> HostView {
-        HostView { state: self.host_state(snapshot, &host), host }
+        HostView {
+            state: self.host_state(snapshot, &host),
+            host,
+        }
     }
 }
 
 async fn find(snapshot: &Snapshot, name: &HostName) -> Result<Host, Error> {
-    store::host::find(snapshot, name).await?.ok_or_else(|| Error::absent(name))
+    store::host::find(snapshot, name)
+        .await?
+        .ok_or_else(|| Error::absent(name))
 }

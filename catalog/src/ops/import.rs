@@ -21,7 +21,10 @@ impl Action for ImportPublication {
     const RPC: &'static str = "mooring.v1.PublicationService/ImportPublication";
 
     fn scopes(&self) -> Vec<Scope> {
-        vec![Scope::Project(self.project.clone()), Scope::Community(self.community.clone())]
+        vec![
+            Scope::Project(self.project.clone()),
+            Scope::Community(self.community.clone()),
+        ]
     }
 }
 
@@ -83,7 +86,12 @@ impl Catalog {
             return Ok(answer);
         }
         let project = store::project::get(&writing, &project).await?;
-        let NewImport { texts, publication, mount_name, mode } = new;
+        let NewImport {
+            texts,
+            publication,
+            mount_name,
+            mode,
+        } = new;
         if project.community != community {
             return Err(Error::invalid(
                 "import.publication",
@@ -100,14 +108,20 @@ impl Catalog {
             return Err(Error::Precondition {
                 reason: "PublicationWithdrawn",
                 subject: publication.name.to_string(),
-                problem: format!("{} is withdrawn and cannot be imported; ask its owner", publication.name),
+                problem: format!(
+                    "{} is withdrawn and cannot be imported; ask its owner",
+                    publication.name
+                ),
             });
         }
         let uid = self.clock.new_uid();
         let id = id.unwrap_or_else(|| Id::made_of(uid, 'i'));
         let name = ImportName::new(project.name.clone(), id.clone());
         if store::import::find(&writing, &name).await?.is_some() {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "exists already; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            });
         }
         let import = Import {
             name,
@@ -123,9 +137,15 @@ impl Catalog {
         let view = view(&writing, import).await?;
         once.keep(&writing, &actor, &view).await?;
         let import = &view.import;
-        let change = Change::new(&actor.name, "ImportPublication", EventKind::Created, &import.name, uid)
-            .in_project(project.meta.uid, project.community_uid)
-            .detail("publication", &import.publication);
+        let change = Change::new(
+            &actor.name,
+            "ImportPublication",
+            EventKind::Created,
+            &import.name,
+            uid,
+        )
+        .in_project(project.meta.uid, project.community_uid)
+        .detail("publication", &import.publication);
         writing.commit(change).await?;
         Ok(Answer::New(view))
     }
@@ -138,7 +158,11 @@ impl Catalog {
     }
 
     /// Lists a project's imports.
-    pub async fn list_imports(&self, permit: Permit<ListImports>, page: &Page) -> Result<Paged<ImportView>, Error> {
+    pub async fn list_imports(
+        &self,
+        permit: Permit<ListImports>,
+        page: &Page,
+    ) -> Result<Paged<ImportView>, Error> {
         let snapshot = self.read().await?;
         let (ListImports(project), _) = permit.spend(&snapshot).await?;
         let project = store::project::get(&snapshot, &project).await?;
@@ -161,7 +185,12 @@ impl Catalog {
         let project = store::project::get(&writing, name.project()).await?;
         let mut import = find(&writing, &name).await?;
         let fields = field_list(change.fields().into_iter());
-        let ImportChange { texts, mount_name, mode, etag } = change;
+        let ImportChange {
+            texts,
+            mount_name,
+            mode,
+            etag,
+        } = change;
         import.meta.check_etag(&etag, &name)?;
         let before = (import.mount_name.clone(), import.mode);
         import.mount_name = mount_name.unwrap_or(import.mount_name);
@@ -169,15 +198,25 @@ impl Catalog {
         if (&import.mount_name, import.mode) != (&before.0, before.1) {
             let standing = self.standing_activations(&writing, import.meta.uid).await?;
             if !standing.is_empty() {
-                return Err(Error::in_use(&name, &standing, "deactivate those before its folder or mode changes"));
+                return Err(Error::in_use(
+                    &name,
+                    &standing,
+                    "deactivate those before its folder or mode changes",
+                ));
             }
             check(&writing, &import).await?;
         }
         import.meta.change(texts, writing.now());
         store::import::update(&writing, &import).await?;
-        let change = Change::new(&actor.name, "UpdateImport", EventKind::Updated, &name, import.meta.uid)
-            .in_project(project.meta.uid, project.community_uid)
-            .detail("fields", fields);
+        let change = Change::new(
+            &actor.name,
+            "UpdateImport",
+            EventKind::Updated,
+            &name,
+            import.meta.uid,
+        )
+        .in_project(project.meta.uid, project.community_uid)
+        .detail("fields", fields);
         let view = view(&writing, import).await?;
         writing.commit(change).await?;
         Ok(view)
@@ -193,7 +232,11 @@ impl Catalog {
         let uid = import.meta.uid;
         let standing = self.standing_activations(&writing, uid).await?;
         if !standing.is_empty() {
-            return Err(Error::in_use(&name, &standing, "deactivate those and wait until they are INACTIVE"));
+            return Err(Error::in_use(
+                &name,
+                &standing,
+                "deactivate those and wait until they are INACTIVE",
+            ));
         }
         store::activation::delete_ended_of_target(&writing, uid).await?;
         store::import::delete(&writing, uid).await?;
@@ -218,7 +261,10 @@ async fn check(writing: &Writing, import: &Import) -> Result<(), Error> {
         );
     }
     if let Some(bound) = bound(writing, import).await? {
-        violations.take("import.mode", checked_mode(import.mode, bound, "what the publication allows"));
+        violations.take(
+            "import.mode",
+            checked_mode(import.mode, bound, "what the publication allows"),
+        );
     }
     violations.finish()
 }
@@ -229,14 +275,24 @@ async fn bound(snapshot: &Snapshot, import: &Import) -> Result<Option<Mode>, Err
         return Ok(None);
     };
     let connector = store::connector::by_uid(snapshot, publication.connector_uid).await?;
-    Ok(connector.map(|connector| connector.spec.mode.min(publication.max_mode.unwrap_or(Mode::ReadWrite))))
+    Ok(connector.map(|connector| {
+        connector
+            .spec
+            .mode
+            .min(publication.max_mode.unwrap_or(Mode::ReadWrite))
+    }))
 }
 
 async fn view(snapshot: &Snapshot, import: Import) -> Result<ImportView, Error> {
     let bound = bound(snapshot, &import).await?;
-    Ok(ImportView { effective_mode: bound.map(|bound| bound.min(import.mode.unwrap_or(bound))), import })
+    Ok(ImportView {
+        effective_mode: bound.map(|bound| bound.min(import.mode.unwrap_or(bound))),
+        import,
+    })
 }
 
 async fn find(snapshot: &Snapshot, name: &ImportName) -> Result<Import, Error> {
-    store::import::find(snapshot, name).await?.ok_or_else(|| Error::absent(name))
+    store::import::find(snapshot, name)
+        .await?
+        .ok_or_else(|| Error::absent(name))
 }

@@ -4,8 +4,9 @@ use mooring_identity::JoinString;
 use zeroize::Zeroizing;
 
 use super::Catalog;
+use super::realm::new_token;
 use crate::domain::audit::{Change, EventKind};
-use crate::domain::join_token::{JoinToken, Subject, TokenDigest, token_text};
+use crate::domain::join_token::{JoinToken, Subject, TokenDigest};
 use crate::domain::names::{JoinTokenName, PoolName, Scope, UserName};
 use crate::domain::{Error, Labels, Page, Paged};
 use crate::policy::{Action, Permit};
@@ -82,14 +83,23 @@ impl Catalog {
     ) -> Result<(JoinTokenView, Zeroizing<String>), Error> {
         let writing = self.write().await?;
         let (CreateJoinToken, actor) = permit.spend(&writing).await?;
-        let NewJoinToken { subject, ttl, uses, host_labels } = new;
+        let NewJoinToken {
+            subject,
+            ttl,
+            uses,
+            host_labels,
+        } = new;
         let (subject, pool, user) = match subject {
             NewSubject::Pool(name) => {
-                let pool = store::pool::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+                let pool = store::pool::find(&writing, &name)
+                    .await?
+                    .ok_or_else(|| Error::absent(&name))?;
                 (Subject::Pool(pool.meta.uid), Some(name), None)
             }
             NewSubject::User(name) => {
-                let user = store::user::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+                let user = store::user::find(&writing, &name)
+                    .await?
+                    .ok_or_else(|| Error::absent(&name))?;
                 (Subject::User(user.meta.uid), None, Some(name))
             }
         };
@@ -102,20 +112,30 @@ impl Catalog {
             create_time: writing.now(),
             host_labels,
         };
-        let text = token_text(self.clock.random());
+        let text = new_token(&self.clock);
         store::join_token::delete_ended(&writing).await?;
         store::join_token::insert(&writing, &token, TokenDigest::of(&text)).await?;
         let name = JoinTokenName::new(token.uid);
-        let change = Change::new(&actor.name, "CreateJoinToken", EventKind::Created, &name, token.uid)
-            .detail("uses", uses)
-            .detail("expire_time", token.expire_time);
+        let change = Change::new(
+            &actor.name,
+            "CreateJoinToken",
+            EventKind::Created,
+            &name,
+            token.uid,
+        )
+        .detail("uses", uses)
+        .detail("expire_time", token.expire_time);
         let change = match (&pool, &user) {
             (Some(pool), _) => change.detail("pool", pool),
             (None, Some(user)) => change.detail("user", user),
             (None, None) => change,
         };
         writing.commit(change).await?;
-        let join = JoinString::new(self.settings.endpoint.as_str(), text.as_str(), self.authority.key_pin());
+        let join = JoinString::new(
+            self.settings.endpoint.as_str(),
+            text.as_str(),
+            self.authority.key_pin(),
+        );
         Ok((JoinTokenView { token, pool, user }, join.to_text()))
     }
 
@@ -139,17 +159,33 @@ impl Catalog {
     pub async fn revoke_join_token(&self, permit: Permit<RevokeJoinToken>) -> Result<(), Error> {
         let writing = self.write().await?;
         let (RevokeJoinToken(name), actor) = permit.spend(&writing).await?;
-        let token = store::join_token::by_uid(&writing, name.uid()).await?.ok_or_else(|| Error::absent(&name))?;
+        let token = store::join_token::by_uid(&writing, name.uid())
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         store::join_token::delete(&writing, token.uid).await?;
-        writing.commit(Change::new(&actor.name, "RevokeJoinToken", EventKind::Deleted, &name, token.uid)).await?;
+        writing
+            .commit(Change::new(
+                &actor.name,
+                "RevokeJoinToken",
+                EventKind::Deleted,
+                &name,
+                token.uid,
+            ))
+            .await?;
         Ok(())
     }
 }
 
 async fn view(snapshot: &Snapshot, token: JoinToken) -> Result<JoinTokenView, Error> {
     let (pool, user) = match token.subject {
-        Subject::Pool(uid) => (store::pool::by_uid(snapshot, uid).await?.map(|pool| pool.name), None),
-        Subject::User(uid) => (None, store::user::by_uid(snapshot, uid).await?.map(|user| user.name)),
+        Subject::Pool(uid) => (
+            store::pool::by_uid(snapshot, uid).await?.map(|pool| pool.name),
+            None,
+        ),
+        Subject::User(uid) => (
+            None,
+            store::user::by_uid(snapshot, uid).await?.map(|user| user.name),
+        ),
     };
     Ok(JoinTokenView { token, pool, user })
 }

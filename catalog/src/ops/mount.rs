@@ -93,31 +93,50 @@ pub struct MountView {
 
 impl Catalog {
     /// Lists what hosts have reported.
-    pub async fn list_mounts(&self, permit: Permit<ListMounts>, page: &Page) -> Result<Paged<MountView>, Error> {
+    pub async fn list_mounts(
+        &self,
+        permit: Permit<ListMounts>,
+        page: &Page,
+    ) -> Result<Paged<MountView>, Error> {
         let snapshot = self.read().await?;
         let (ListMounts(parent), actor) = permit.spend(&snapshot).await?;
         let of = resolve(&snapshot, &parent).await?;
         let Paged { items, next } = store::mount::list(&snapshot, of, page).await?;
         let uids = items.iter().map(|(mount, _)| mount.observed.assignment_uid);
         let mut assignments = store::assignment::by_uids(&snapshot, uids).await?;
-        let mut sight = Sight { actor, held: HashMap::new() };
+        let mut sight = Sight {
+            actor,
+            held: HashMap::new(),
+        };
         let mut views = Vec::with_capacity(items.len());
         for (mount, host) in items {
             let mut assignment = assignments.remove(&mount.observed.assignment_uid);
             let project = mount.observed.activation.parse::<ActivationName>().ok();
             if let (MountsOf::Connector(_), Some(activation)) = (&parent, &project)
-                && !sight.holds(&snapshot, Permission::ActivationsGet, activation.project()).await?
+                && !sight
+                    .holds(&snapshot, Permission::ActivationsGet, activation.project())
+                    .await?
             {
                 continue;
             }
             if let Some(assignment) = &mut assignment {
-                let connector: ConnectorName =
-                    assignment.spec.connector.parse().map_err(|problem: String| Error::internal(problem))?;
-                if !sight.holds(&snapshot, Permission::ConnectorsGet, connector.project()).await? {
+                let connector: ConnectorName = assignment
+                    .spec
+                    .connector
+                    .parse()
+                    .map_err(|problem: String| Error::internal(problem))?;
+                if !sight
+                    .holds(&snapshot, Permission::ConnectorsGet, connector.project())
+                    .await?
+                {
                     assignment.spec.connector.clear();
                 }
             }
-            views.push(MountView { name: name_of(&host.name, mount.observed.assignment_uid)?, mount, assignment });
+            views.push(MountView {
+                name: name_of(&host.name, mount.observed.assignment_uid)?,
+                mount,
+                assignment,
+            });
         }
         Ok(Paged { items: views, next })
     }
@@ -149,7 +168,10 @@ impl Sight {
 
 /// A mount is named after its assignment.
 fn name_of(host: &HostName, assignment_uid: Uuid) -> Result<MountName, Error> {
-    let id = assignment_uid.to_string().parse().map_err(|problem: String| Error::internal(problem))?;
+    let id = assignment_uid
+        .to_string()
+        .parse()
+        .map_err(|problem: String| Error::internal(problem))?;
     Ok(MountName::new(host.clone(), id))
 }
 
@@ -179,9 +201,19 @@ mod tests {
 
     #[test]
     fn the_parent_of_a_list_of_mounts_is_one_of_four() {
-        for text in ["projects/ml", "projects/ml/activations/a", "projects/ml/connectors/k", "hosts/h"] {
+        for text in [
+            "projects/ml",
+            "projects/ml/activations/a",
+            "projects/ml/connectors/k",
+            "hosts/h",
+        ] {
             assert_eq!(text.parse::<MountsOf>().unwrap().to_string(), text);
         }
-        assert!("pools/p".parse::<MountsOf>().unwrap_err().contains("hosts/{host}"));
+        assert!(
+            "pools/p"
+                .parse::<MountsOf>()
+                .unwrap_err()
+                .contains("hosts/{host}")
+        );
     }
 }

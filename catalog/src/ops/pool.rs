@@ -74,15 +74,35 @@ impl Catalog {
         let uid = self.clock.new_uid();
         let name = PoolName::new(id.unwrap_or_else(|| Id::made_of(uid, 'l')));
         if store::pool::find(&writing, &name).await?.is_some() {
-            return Err(Error::NameTaken { resource: name.to_string(), problem: "exists already; choose another id" });
+            return Err(Error::NameTaken {
+                resource: name.to_string(),
+                problem: "exists already; choose another id",
+            });
         }
-        let NewPool { texts, admission, groups } = new;
+        let NewPool {
+            texts,
+            admission,
+            groups,
+        } = new;
         let meta = Meta::new(uid, texts, actor.name.to_string(), writing.now());
-        let pool = Pool { name, meta, admission, groups };
+        let pool = Pool {
+            name,
+            meta,
+            admission,
+            groups,
+        };
         store::pool::insert(&writing, &pool).await?;
         let view = PoolView { pool, host_count: 0 };
         once.keep(&writing, &actor, &view).await?;
-        writing.commit(Change::new(&actor.name, "CreatePool", EventKind::Created, &view.pool.name, uid)).await?;
+        writing
+            .commit(Change::new(
+                &actor.name,
+                "CreatePool",
+                EventKind::Created,
+                &view.pool.name,
+                uid,
+            ))
+            .await?;
         Ok(Answer::New(view))
     }
 
@@ -115,7 +135,14 @@ impl Catalog {
         let mut after = page.after.clone();
         // Pages of rows until a page of what may be seen is full.
         loop {
-            let rows = store::pool::list(&snapshot, &Page { after, size: page.size }).await?;
+            let rows = store::pool::list(
+                &snapshot,
+                &Page {
+                    after,
+                    size: page.size,
+                },
+            )
+            .await?;
             for pool in rows.items {
                 seen.extend(sight.see(&snapshot, pool).await?);
             }
@@ -125,17 +152,31 @@ impl Catalog {
             }
         }
         let Paged { items, next } = Paged::cut(seen, page, |pool| pool.name.id().to_string());
-        Ok(Paged { items: views(&snapshot, items).await?, next })
+        Ok(Paged {
+            items: views(&snapshot, items).await?,
+            next,
+        })
     }
 
     /// Changes a pool. Hosts follow a changed Unix group at once; a project that is admitted no longer keeps what it has
     /// active and activates nothing more.
-    pub async fn update_pool(&self, permit: Permit<UpdatePool>, change: PoolChange) -> Result<PoolView, Error> {
+    pub async fn update_pool(
+        &self,
+        permit: Permit<UpdatePool>,
+        change: PoolChange,
+    ) -> Result<PoolView, Error> {
         let writing = self.write().await?;
         let (UpdatePool(name), actor) = permit.spend(&writing).await?;
-        let mut pool = store::pool::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+        let mut pool = store::pool::find(&writing, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         let fields = field_list(change.fields().into_iter());
-        let PoolChange { texts, admission, groups, etag } = change;
+        let PoolChange {
+            texts,
+            admission,
+            groups,
+            etag,
+        } = change;
         pool.meta.check_etag(&etag, &name)?;
         pool.meta.change(texts, writing.now());
         pool.admission = admission.unwrap_or(pool.admission);
@@ -147,7 +188,13 @@ impl Catalog {
             self.assign_all(&writing, &live).await?;
         }
         let view = views(&writing, vec![pool]).await?.remove(0);
-        let change = Change::new(&actor.name, "UpdatePool", EventKind::Updated, &name, view.pool.meta.uid);
+        let change = Change::new(
+            &actor.name,
+            "UpdatePool",
+            EventKind::Updated,
+            &name,
+            view.pool.meta.uid,
+        );
         writing.commit(change.detail("fields", fields)).await?;
         Ok(view)
     }
@@ -156,17 +203,39 @@ impl Catalog {
     pub async fn delete_pool(&self, permit: Permit<DeletePool>, etag: &str) -> Result<(), Error> {
         let writing = self.write().await?;
         let (DeletePool(name), actor) = permit.spend(&writing).await?;
-        let pool = store::pool::find(&writing, &name).await?.ok_or_else(|| Error::absent(&name))?;
+        let pool = store::pool::find(&writing, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         pool.meta.check_etag(etag, &name)?;
         let uid = pool.meta.uid;
         let live = store::activation::live_of_pool(&writing, uid).await?;
-        let mut users: Vec<String> = live.iter().map(|activation| activation.name.to_string()).collect();
-        users.extend(store::host::of_pool(&writing, uid).await?.iter().map(|host| host.name.to_string()));
+        let mut users: Vec<String> = live
+            .iter()
+            .map(|activation| activation.name.to_string())
+            .collect();
+        users.extend(
+            store::host::of_pool(&writing, uid)
+                .await?
+                .iter()
+                .map(|host| host.name.to_string()),
+        );
         if !users.is_empty() {
-            return Err(Error::in_use(&name, &users, "have those deactivated and delete its hosts first"));
+            return Err(Error::in_use(
+                &name,
+                &users,
+                "have those deactivated and delete its hosts first",
+            ));
         }
         store::pool::delete(&writing, uid).await?;
-        writing.commit(Change::new(&actor.name, "DeletePool", EventKind::Deleted, &name, uid)).await?;
+        writing
+            .commit(Change::new(
+                &actor.name,
+                "DeletePool",
+                EventKind::Deleted,
+                &name,
+                uid,
+            ))
+            .await?;
         Ok(())
     }
 }
@@ -183,7 +252,12 @@ struct Sight {
 impl Sight {
     async fn of(snapshot: &Snapshot, actor: Actor) -> Result<Self, Error> {
         let operator = policy::holds(snapshot, actor.uid, Permission::PoolsManage, &Scope::Realm).await?;
-        Ok(Self { actor, operator, developer: HashMap::new(), developer_somewhere: None })
+        Ok(Self {
+            actor,
+            operator,
+            developer: HashMap::new(),
+            developer_somewhere: None,
+        })
     }
 
     /// The pool as the caller may see it, if at all.
@@ -227,7 +301,10 @@ impl Sight {
         if let Some(known) = self.developer_somewhere {
             return Ok(known);
         }
-        let mut page = Page { after: None, size: 100 };
+        let mut page = Page {
+            after: None,
+            size: 100,
+        };
         let may = loop {
             let projects = store::project::list(snapshot, self.actor.uid, false, &page).await?;
             let mut found = false;
@@ -247,6 +324,9 @@ impl Sight {
 async fn views(snapshot: &Snapshot, pools: Vec<Pool>) -> Result<Vec<PoolView>, Error> {
     let uids: Vec<_> = pools.iter().map(|pool| pool.meta.uid).collect();
     let counts = store::pool::host_counts(snapshot, &uids).await?;
-    let view = |pool: Pool| PoolView { host_count: counts.get(&pool.meta.uid).copied().unwrap_or_default(), pool };
+    let view = |pool: Pool| PoolView {
+        host_count: counts.get(&pool.meta.uid).copied().unwrap_or_default(),
+        pool,
+    };
     Ok(pools.into_iter().map(view).collect())
 }

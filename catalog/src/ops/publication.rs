@@ -1,13 +1,14 @@
 //! Publications: offered by editors of a project who are developers of the community, and taken back by either side.
 
 use super::{Answer, Catalog, Once, field_list};
-use crate::domain::assignment::RemovalOrder;
 use crate::domain::activation::{Activation, GRACE_DEFAULT};
+use crate::domain::assignment::RemovalOrder;
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::import::checked_mode;
 use crate::domain::names::{CommunityName, ConnectorName, ProjectName, PublicationName, Scope};
 use crate::domain::publication::{
-    NewPublication, Publication, PublicationChange, PublicationState, Withdrawal, WithdrawalStep, blocked_message,
+    NewPublication, Publication, PublicationChange, PublicationState, Withdrawal, WithdrawalStep,
+    blocked_message,
 };
 use crate::domain::{Error, Id, Meta, Mode, Page, Paged};
 use crate::policy::rules::Permission;
@@ -27,7 +28,10 @@ impl Action for PublishConnector {
     const RPC: &'static str = "mooring.v1.PublicationService/PublishConnector";
 
     fn scopes(&self) -> Vec<Scope> {
-        vec![Scope::Project(self.connector.project().clone()), Scope::Community(self.community.clone())]
+        vec![
+            Scope::Project(self.connector.project().clone()),
+            Scope::Community(self.community.clone()),
+        ]
     }
 }
 
@@ -62,7 +66,9 @@ impl Action for WithdrawPublication {
 
     fn scopes(&self) -> Vec<Scope> {
         let community = Scope::Community(self.name.community().clone());
-        std::iter::once(community).chain(self.owner.clone().map(Scope::Project)).collect()
+        std::iter::once(community)
+            .chain(self.owner.clone().map(Scope::Project))
+            .collect()
     }
 
     fn resource(&self) -> String {
@@ -153,10 +159,15 @@ impl Catalog {
             }
         };
         once.keep(&writing, &actor, &publication).await?;
-        let change =
-            Change::new(&actor.name, "PublishConnector", kind, &publication.name, publication.meta.uid)
-                .in_community(community_uid)
-                .detail("connector", &publication.connector);
+        let change = Change::new(
+            &actor.name,
+            "PublishConnector",
+            kind,
+            &publication.name,
+            publication.meta.uid,
+        )
+        .in_community(community_uid)
+        .detail("connector", &publication.connector);
         writing.commit(change).await?;
         Ok(Answer::New(publication))
     }
@@ -182,7 +193,11 @@ impl Catalog {
         let (UpdatePublication { name, owner: _ }, actor) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
         let fields = field_list(change.fields().into_iter());
-        let PublicationChange { texts, max_mode, etag } = change;
+        let PublicationChange {
+            texts,
+            max_mode,
+            etag,
+        } = change;
         publication.meta.check_etag(&etag, &name)?;
         publication.meta.change(texts, writing.now());
         let ceiling = max_mode.filter(|max_mode| *max_mode != publication.max_mode);
@@ -197,16 +212,24 @@ impl Catalog {
             let live = store::activation::live_of_publication(&writing, publication.meta.uid).await?;
             self.assign_all(&writing, &live).await?;
         }
-        let change =
-            Change::new(&actor.name, "UpdatePublication", EventKind::Updated, &name, publication.meta.uid)
-                .in_community(publication.community_uid)
-                .detail("fields", fields);
+        let change = Change::new(
+            &actor.name,
+            "UpdatePublication",
+            EventKind::Updated,
+            &name,
+            publication.meta.uid,
+        )
+        .in_community(publication.community_uid)
+        .detail("fields", fields);
         writing.commit(change).await?;
         Ok(publication)
     }
 
     /// The action of a withdrawal. The owner is looked up before anything is permitted, and goes into the judgement only.
-    pub async fn withdraw_publication_action(&self, name: PublicationName) -> Result<WithdrawPublication, Error> {
+    pub async fn withdraw_publication_action(
+        &self,
+        name: PublicationName,
+    ) -> Result<WithdrawPublication, Error> {
         let publication = store::publication::find(&self.read().await?, &name).await?;
         let owner = publication.map(|publication| publication.connector.project().clone());
         Ok(WithdrawPublication { name, owner })
@@ -222,9 +245,14 @@ impl Catalog {
         let (WithdrawPublication { name, owner: _ }, actor) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
         let live = store::activation::live_of_publication(&writing, publication.meta.uid).await?;
-        let mut change =
-            Change::new(&actor.name, "WithdrawPublication", EventKind::Updated, &name, publication.meta.uid)
-                .in_community(publication.community_uid);
+        let mut change = Change::new(
+            &actor.name,
+            "WithdrawPublication",
+            EventKind::Updated,
+            &name,
+            publication.meta.uid,
+        )
+        .in_community(publication.community_uid);
         match publication.state.withdraw(how, live.len(), writing.now()) {
             WithdrawalStep::Nothing => return Ok(publication),
             WithdrawalStep::Refuse => return Err(blocked(&writing, &actor, &name, &live).await?),
@@ -236,8 +264,13 @@ impl Catalog {
             }
             WithdrawalStep::End => {
                 // FORCE detaches at once; the others end what nobody uses any more.
-                let removal = RemovalOrder { reason: RemovalOrder::WITHDRAWN, grace: std::time::Duration::ZERO };
-                change = self.end_publication(&writing, &mut publication, live, &removal, change).await?;
+                let removal = RemovalOrder {
+                    reason: RemovalOrder::WITHDRAWN,
+                    grace: std::time::Duration::ZERO,
+                };
+                change = self
+                    .end_publication(&writing, &mut publication, live, &removal, change)
+                    .await?;
             }
         }
         writing.commit(change).await?;
@@ -259,7 +292,9 @@ impl Catalog {
     ) -> Result<Paged<Publication>, Error> {
         let snapshot = self.read().await?;
         let (ListPublications(name), _) = permit.spend(&snapshot).await?;
-        let community = store::community::find(&snapshot, &name).await?.ok_or_else(|| Error::absent(&name))?;
+        let community = store::community::find(&snapshot, &name)
+            .await?
+            .ok_or_else(|| Error::absent(&name))?;
         store::publication::list(&snapshot, community.meta.uid, page).await
     }
 
@@ -288,11 +323,21 @@ impl Catalog {
             if !publication.state.drain_is_over(live.len(), writing.now()) {
                 continue;
             }
-            let change =
-                Change::new("catalog", "WithdrawPublication", EventKind::Updated, &publication.name, uid)
-                    .in_community(publication.community_uid);
-            let removal = RemovalOrder { reason: RemovalOrder::WITHDRAWN, grace: GRACE_DEFAULT };
-            let change = self.end_publication(&writing, &mut publication, live, &removal, change).await?;
+            let change = Change::new(
+                "catalog",
+                "WithdrawPublication",
+                EventKind::Updated,
+                &publication.name,
+                uid,
+            )
+            .in_community(publication.community_uid);
+            let removal = RemovalOrder {
+                reason: RemovalOrder::WITHDRAWN,
+                grace: GRACE_DEFAULT,
+            };
+            let change = self
+                .end_publication(&writing, &mut publication, live, &removal, change)
+                .await?;
             writing.commit(change).await?;
             ended += 1;
         }
@@ -319,7 +364,10 @@ impl Catalog {
 
     /// Makes the name of an offer that is over free for another connector's, unless imports still speak of it.
     async fn forget_withdrawn(&self, writing: &Writing, publication: &Publication) -> Result<(), Error> {
-        if store::import::of_publication(writing, publication.meta.uid).await?.is_empty() {
+        if store::import::of_publication(writing, publication.meta.uid)
+            .await?
+            .is_empty()
+        {
             return store::publication::delete(writing, publication.meta.uid).await;
         }
         Err(Error::NameTaken {
@@ -330,7 +378,9 @@ impl Catalog {
 }
 
 async fn find(snapshot: &Snapshot, name: &PublicationName) -> Result<Publication, Error> {
-    store::publication::find(snapshot, name).await?.ok_or_else(|| Error::absent(name))
+    store::publication::find(snapshot, name)
+        .await?
+        .ok_or_else(|| Error::absent(name))
 }
 
 fn check_ceiling(max_mode: Option<Mode>, connector: Mode) -> Result<(), Error> {

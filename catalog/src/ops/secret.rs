@@ -417,8 +417,10 @@ impl Catalog {
     }
 
     /// Hosts that hold a key of this secret get the new one, without a remount.
-    async fn secret_changed(&self, _writing: &Writing, _secret: &Secret) -> Result<(), Error> {
-        Ok(())
+    async fn secret_changed(&self, writing: &Writing, secret: &Secret) -> Result<(), Error> {
+        let connectors = store::secret::connectors_of(writing, secret).await?;
+        let uids: Vec<_> = connectors.into_iter().map(|(_, uid)| uid).collect();
+        self.send_keys_again(writing, &uids).await
     }
 }
 

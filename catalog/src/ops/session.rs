@@ -81,7 +81,10 @@ impl Catalog {
         }
         self.streams.heard(host.meta.uid, self.clock.now());
         let realm = store::realm::get(&self.read().await?).await?;
-        Ok(Greeting { realm, heartbeat_interval: heartbeat_interval(self.settings.host_lost_after) })
+        Ok(Greeting {
+            realm,
+            heartbeat_interval: heartbeat_interval(self.settings.host_lost_after),
+        })
     }
 
     /// What has changed for a host since a revision; everything since 0.
@@ -89,12 +92,15 @@ impl Catalog {
         let snapshot = self.read().await?;
         let host = host_of(&snapshot, identity).await?;
         let changed = store::assignment::of_host_since(&snapshot, host.meta.uid, revision).await?;
-        let (removals, wanted): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|assignment| assignment.removal.is_some());
+        let (removals, wanted): (Vec<_>, Vec<_>) = changed
+            .into_iter()
+            .partition(|assignment| assignment.removal.is_some());
         let uids: Vec<Uuid> = wanted.iter().map(|assignment| assignment.connector_uid).collect();
         let connectors = store::connector::by_uids(&snapshot, &uids).await?;
-        let connectors: BTreeMap<Uuid, Connector> =
-            connectors.into_iter().map(|connector| (connector.meta.uid, connector)).collect();
+        let connectors: BTreeMap<Uuid, Connector> = connectors
+            .into_iter()
+            .map(|connector| (connector.meta.uid, connector))
+            .collect();
         let mut assignments = Vec::with_capacity(wanted.len());
         for assignment in wanted {
             let key = match connectors.get(&assignment.connector_uid) {
@@ -103,7 +109,11 @@ impl Catalog {
             };
             assignments.push(SealedAssignment { assignment, key });
         }
-        Ok(Orders { revision: store::realm::get(&snapshot).await?.revision, assignments, removals })
+        Ok(Orders {
+            revision: store::realm::get(&snapshot).await?.revision,
+            assignments,
+            removals,
+        })
     }
 
     /// Notes what a host holds beyond what is listed, before its first report tells more of it.
@@ -150,7 +160,7 @@ impl Catalog {
         // Most reports repeat the one before: a look decides, without the writers' queue.
         let snapshot = self.read().await?;
         let host = host_of(&snapshot, identity).await?;
-        let digest = digest(&snapshot, &host, reported.clone(), at).await?;
+        let digest = news_in(&snapshot, &host, reported.clone(), at).await?;
         drop(snapshot);
         if digest.is_empty() {
             return Ok(());
@@ -158,7 +168,7 @@ impl Catalog {
         let writing = self.write().await?;
         let host = host_of(&writing, identity).await?;
         let uid = host.meta.uid;
-        let digest = digest(&writing, &host, reported, at).await?;
+        let digest = news_in(&writing, &host, reported, at).await?;
         for mount in digest.changed.iter().chain(&digest.touched) {
             store::mount::put(&writing, uid, mount).await?;
         }
@@ -183,7 +193,8 @@ impl Catalog {
         let Some(secret) = &connector.spec.secret else {
             return Ok(None);
         };
-        let usable = store::secret::usable_version(snapshot, secret.uid, connector.spec.secret_version).await?;
+        let usable =
+            store::secret::usable_version(snapshot, secret.uid, connector.spec.secret_version).await?;
         let Some(usable) = usable else {
             return Ok(None);
         };
@@ -195,9 +206,15 @@ impl Catalog {
         if access_key_id.is_empty() {
             return Ok(None);
         }
-        let context =
-            SecretContext { secret_uid: secret.uid, version: number, project_uid: connector.project_uid };
-        let value = self.keyring.unseal(context, &usable.sealed).map_err(Error::internal)?;
+        let context = SecretContext {
+            secret_uid: secret.uid,
+            version: number,
+            project_uid: connector.project_uid,
+        };
+        let value = self
+            .keyring
+            .unseal(context, &usable.sealed)
+            .map_err(Error::internal)?;
         let version = SecretVersionName::new(secret.name.clone(), number);
         let binding = Binding {
             host_uid: host.meta.uid,
@@ -213,21 +230,31 @@ impl Catalog {
         let ciphertext = encapsulated_key.split_off(envelope::KEY_BYTES);
         let digest = ring::digest::digest(&ring::digest::SHA256, recipient.as_bytes());
         let recipient_key_sha256 = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        Ok(Some(SealedKey { version, encapsulated_key, ciphertext, recipient_key_sha256 }))
+        Ok(Some(SealedKey {
+            version,
+            encapsulated_key,
+            ciphertext,
+            recipient_key_sha256,
+        }))
     }
 }
 
 /// The contents of an envelope. A message of the agents' contract, encoded here, so that the value never leaves this file
 /// in the clear.
 fn credential(access_key_id: &str, value: &SecretBytes) -> Result<SecretBytes, Error> {
-    let secret_access_key = std::str::from_utf8(value.expose()).map_err(Error::internal)?.to_owned();
-    let mut message = Credential { access_key_id: access_key_id.to_owned(), secret_access_key };
+    let secret_access_key = std::str::from_utf8(value.expose())
+        .map_err(Error::internal)?
+        .to_owned();
+    let mut message = Credential {
+        access_key_id: access_key_id.to_owned(),
+        secret_access_key,
+    };
     let bytes = SecretBytes::new(message.encode_to_vec());
     message.secret_access_key.zeroize();
     Ok(bytes)
 }
 
-async fn digest(
+async fn news_in(
     snapshot: &Snapshot,
     host: &Host,
     mut reported: Vec<ObservedMount>,
@@ -235,8 +262,10 @@ async fn digest(
 ) -> Result<crate::domain::mount::Digest, Error> {
     let stored = store::mount::of_host(snapshot, host.meta.uid).await?;
     let assignments = store::assignment::of_host(snapshot, host.meta.uid).await?;
-    let names: BTreeMap<Uuid, &str> =
-        assignments.iter().map(|assignment| (assignment.uid, assignment.spec.activation.as_str())).collect();
+    let names: BTreeMap<Uuid, &str> = assignments
+        .iter()
+        .map(|assignment| (assignment.uid, assignment.spec.activation.as_str()))
+        .collect();
     for mount in &mut reported {
         // What a host calls an activation counts for orphans only, and only if it is a name at all.
         match names.get(&mount.assignment_uid) {
@@ -249,7 +278,9 @@ async fn digest(
         .iter()
         .map(|assignment| {
             let order = match assignment.removal {
-                Some(_) => Ordered::Removed { revision: assignment.revision },
+                Some(_) => Ordered::Removed {
+                    revision: assignment.revision,
+                },
                 None => Ordered::Mounted,
             };
             (assignment.uid, order)

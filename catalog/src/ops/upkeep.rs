@@ -1,8 +1,6 @@
 //! What the catalog does by itself, by the clock: writes down when hosts were last heard of, and ends withdrawals whose
 //! grace is over. All of it is in the database, so it goes on where it was after a restart.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
@@ -10,14 +8,12 @@ use crate::domain::Error;
 use crate::domain::host::heartbeat_interval;
 use crate::store;
 
-/// How late a drain may end: people give its grace in minutes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
 impl Catalog {
     /// Runs until `shutdown`. What fails is tried again at the next turn.
     pub async fn upkeep(&self, shutdown: CancellationToken) {
-        // Half a heartbeat: a host is never more than that older in the database than in truth.
-        let interval = LOOK_INTERVAL.min(heartbeat_interval(self.settings.host_lost_after) / 2);
+        // Half a heartbeat, at most five seconds: a host is never more than that older in the database than in truth, and
+        // a drain, whose grace people give in minutes, ends no later than that.
+        let interval = heartbeat_interval(self.settings.host_lost_after) / 2;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break, // cancel-safe: no state

@@ -84,6 +84,7 @@ pub async fn update(writing: &Writing, project: &Project) -> Result<(), Error> {
 /// Removes a project, the roles given on it, and its name for ever.
 pub async fn delete(writing: &Writing, project: &Project) -> Result<(), Error> {
     super::access::delete_of_scope(writing, project.meta.uid).await?;
+    super::activation::delete_ended_of_project(writing, project.meta.uid).await?;
     project::Entity::delete_by_id(project.meta.uid)
         .exec(writing.db())
         .await

@@ -2,7 +2,7 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::entity::{connector, project, secret};
+use super::entity::{connector, import, project, secret};
 use super::{Snapshot, failed};
 use crate::domain::Error;
 use crate::domain::community::Community;
@@ -42,11 +42,22 @@ pub async fn of_project(snapshot: &Snapshot, project: &Project) -> Result<Vec<St
         .all(snapshot.db())
         .await
         .map_err(failed)?;
+    let imports = import::Entity::find()
+        .filter(import::Column::ProjectUid.eq(project.meta.uid))
+        .order_by_asc(import::Column::Id)
+        .limit(LISTED_MAX)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
     let name = &project.name;
+    let imports = imports
+        .into_iter()
+        .map(|row| format!("{name}/imports/{}", row.id));
     let connectors = connectors
         .into_iter()
         .map(|row| format!("{name}/connectors/{}", row.id));
     Ok(connectors
+        .chain(imports)
         .chain(
             secrets
                 .into_iter()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// The open streams of this server.
@@ -15,6 +16,10 @@ pub struct Streams {
     // Neither lock is held while the other is taken, nor across an await.
     open: Mutex<Open>,
     heard: Mutex<HashMap<Uuid, OffsetDateTime>>,
+    /// Owns the streams' tasks.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server stops: every stream ends.
+    pub closing: CancellationToken,
 }
 
 #[derive(Default)]
@@ -42,7 +47,12 @@ impl Streams {
         if let Some((_, older)) = open.by_host.insert(host_uid, (number, superseded.clone())) {
             older.cancel();
         }
-        OpenStream { streams: Arc::clone(self), host_uid, number, superseded }
+        OpenStream {
+            streams: Arc::clone(self),
+            host_uid,
+            number,
+            superseded,
+        }
     }
 
     /// Ends the stream of a host that is one no longer.
@@ -50,6 +60,13 @@ impl Streams {
         if let Some((_, stream)) = self.open.lock().by_host.remove(&host_uid) {
             stream.cancel();
         }
+    }
+
+    /// Ends all streams and waits for their tasks.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Whether a host has a stream here.
@@ -80,7 +97,11 @@ impl Streams {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         let mut open = self.streams.open.lock();
-        if open.by_host.get(&self.host_uid).is_some_and(|(number, _)| *number == self.number) {
+        if open
+            .by_host
+            .get(&self.host_uid)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
             open.by_host.remove(&self.host_uid);
         }
     }
@@ -99,7 +120,10 @@ mod tests {
         let newer = streams.open(HOST);
         assert!(older.superseded.is_cancelled() && !newer.superseded.is_cancelled());
         drop(older);
-        assert!(streams.is_open(HOST), "the end of the older is not the end of the newer");
+        assert!(
+            streams.is_open(HOST),
+            "the end of the older is not the end of the newer"
+        );
         drop(newer);
         assert!(!streams.is_open(HOST));
     }
@@ -124,6 +148,9 @@ mod tests {
         assert!(streams.take_heard().is_empty());
         streams.heard(HOST, start + time::Duration::seconds(20));
         streams.put_back(heard);
-        assert_eq!(streams.take_heard(), [(HOST, start + time::Duration::seconds(20))]);
+        assert_eq!(
+            streams.take_heard(),
+            [(HOST, start + time::Duration::seconds(20))]
+        );
     }
 }

@@ -1,0 +1,178 @@
+//! Hosts over gRPC, and the service that pools and join tokens are part of too.
+
+use tonic::{Request, Response, Status};
+
+use mooring_proto::v1 as pb;
+
+use super::decode::{self, Mask, page_token, split, timestamp};
+use super::{Api, join_token, pool, words};
+use crate::domain::Violations;
+use crate::domain::host::{Host, HostChange, HostFacts};
+use crate::domain::names::PoolName;
+use crate::ops::host::{DeleteHost, GetHost, HostView, ListHosts, UpdateHost};
+
+#[tonic::async_trait]
+impl pb::host_service_server::HostService for Api {
+    async fn create_pool(
+        &self,
+        request: Request<pb::CreatePoolRequest>,
+    ) -> Result<Response<pb::Pool>, Status> {
+        pool::create(self, request).await
+    }
+
+    async fn get_pool(&self, request: Request<pb::GetPoolRequest>) -> Result<Response<pb::Pool>, Status> {
+        pool::get(self, request).await
+    }
+
+    async fn list_pools(
+        &self,
+        request: Request<pb::ListPoolsRequest>,
+    ) -> Result<Response<pb::ListPoolsResponse>, Status> {
+        pool::list(self, request).await
+    }
+
+    async fn update_pool(
+        &self,
+        request: Request<pb::UpdatePoolRequest>,
+    ) -> Result<Response<pb::Pool>, Status> {
+        pool::update(self, request).await
+    }
+
+    async fn delete_pool(&self, request: Request<pb::DeletePoolRequest>) -> Result<Response<()>, Status> {
+        pool::delete(self, request).await
+    }
+
+    async fn get_host(&self, request: Request<pb::GetHostRequest>) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, GetHost(name)).await?;
+        Ok(Response::new(self.catalog.get_host(permit).await?.into()))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<pb::ListHostsRequest>,
+    ) -> Result<Response<pb::ListHostsResponse>, Status> {
+        let (caller, body) = split(request)?;
+        let pool = match body.pool.as_str() {
+            "" => None,
+            text => Some(decode::name::<PoolName>("pool", text)?),
+        };
+        let permit = self.catalog.permit(&caller, ListHosts(pool)).await?;
+        let list = format!("hosts of {}", body.pool);
+        let page = decode::page(&list, body.page_size, &body.page_token)?;
+        let page = self.catalog.list_hosts(permit, &page).await?;
+        Ok(Response::new(pb::ListHostsResponse {
+            hosts: page.items.into_iter().map(Into::into).collect(),
+            next_page_token: page_token(&list, page.next),
+        }))
+    }
+
+    async fn update_host(
+        &self,
+        request: Request<pb::UpdateHostRequest>,
+    ) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let given = decode::body(body.host);
+        let name = decode::name("host.name", &given.name)?;
+        let permit = self.catalog.permit(&caller, UpdateHost(name)).await?;
+        let mut violations = Violations::default();
+        let mutable = ["display_name", "description", "labels", "unschedulable"];
+        let mask = Mask::read(body.update_mask, &mutable, &["pool"], &mut violations);
+        let texts = mask.texts(
+            "host",
+            given.display_name,
+            given.description,
+            given.labels,
+            &mut violations,
+        );
+        let unschedulable = mask.pick("unschedulable", given.unschedulable);
+        violations.finish()?;
+        let change = HostChange {
+            texts,
+            unschedulable,
+            etag: given.etag,
+        };
+        Ok(Response::new(
+            self.catalog.update_host(permit, change).await?.into(),
+        ))
+    }
+
+    async fn delete_host(&self, request: Request<pb::DeleteHostRequest>) -> Result<Response<()>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, DeleteHost(name)).await?;
+        self.catalog.delete_host(permit, &body.etag).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<pb::CreateJoinTokenRequest>,
+    ) -> Result<Response<pb::JoinToken>, Status> {
+        join_token::create(self, request).await
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<pb::ListJoinTokensRequest>,
+    ) -> Result<Response<pb::ListJoinTokensResponse>, Status> {
+        join_token::list(self, request).await
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<pb::RevokeJoinTokenRequest>,
+    ) -> Result<Response<()>, Status> {
+        join_token::revoke(self, request).await
+    }
+}
+
+impl From<HostView> for pb::Host {
+    fn from(view: HostView) -> Self {
+        let HostView { host, state } = view;
+        let etag = host.meta.etag();
+        let Host {
+            name,
+            meta,
+            pool,
+            pool_uid: _,
+            unschedulable,
+            seen_time,
+            facts:
+                HostFacts {
+                    agent_version,
+                    kernel_version,
+                    backends,
+                },
+            certificate_expire_time,
+            hpke_public_key: _,
+            key: _,
+        } = host;
+        Self {
+            name: name.to_string(),
+            uid: meta.uid.to_string(),
+            display_name: meta.texts.display_name,
+            description: meta.texts.description,
+            labels: meta.texts.labels,
+            creator: meta.creator,
+            create_time: Some(timestamp(meta.create_time)),
+            update_time: Some(timestamp(meta.update_time)),
+            etag,
+            pool: pool.to_string(),
+            unschedulable,
+            state: words::host_state(state),
+            seen_time: seen_time.map(timestamp),
+            agent_version,
+            kernel_version,
+            backends: backends
+                .into_iter()
+                .map(|(backend, version)| pb::HostBackend {
+                    backend: words::backend(Some(backend)),
+                    version,
+                })
+                .collect(),
+            certificate_expire_time: Some(timestamp(certificate_expire_time)),
+        }
+    }
+}

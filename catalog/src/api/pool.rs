@@ -1,0 +1,158 @@
+//! Pools over gRPC. The service they are part of is in `api/host.rs`.
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use mooring_proto::v1 as pb;
+
+use super::Api;
+use super::decode::{self, Mask, page_token, split, timestamp};
+use crate::domain::Violations;
+use crate::domain::pool::{Admission, NewPool, Pool, PoolChange, parse_groups};
+use crate::ops::pool::{CreatePool, DeletePool, GetPool, ListPools, PoolView, UpdatePool};
+
+pub(super) async fn create(
+    api: &Api,
+    request: Request<pb::CreatePoolRequest>,
+) -> Result<Response<pb::Pool>, Status> {
+    let (caller, body) = split(request)?;
+    let permit = api.catalog.permit(&caller, CreatePool).await?;
+    let mut violations = Violations::default();
+    let once = decode::once(
+        &api.catalog.keyring,
+        "CreatePool",
+        &body.request_id,
+        &body,
+        |view: &PoolView| pb::Pool::from(view.clone()).encode_to_vec(),
+        &mut violations,
+    );
+    let id = decode::optional_id("pool_id", &body.pool_id, &mut violations);
+    let given = decode::body(body.pool);
+    let texts = decode::texts(
+        "pool",
+        given.display_name,
+        given.description,
+        given.labels,
+        &mut violations,
+    );
+    let admission = Admission::parse(
+        &given.admitted_projects,
+        "pool.admitted_projects",
+        &mut violations,
+    );
+    let groups = parse_groups(&given.project_groups, "pool.project_groups", &mut violations);
+    violations.finish()?;
+    let new = NewPool {
+        texts,
+        admission,
+        groups,
+    };
+    decode::answer(api.catalog.create_pool(permit, id, new, once).await?)
+}
+
+pub(super) async fn get(
+    api: &Api,
+    request: Request<pb::GetPoolRequest>,
+) -> Result<Response<pb::Pool>, Status> {
+    let (caller, body) = split(request)?;
+    let name = decode::name("name", &body.name)?;
+    let permit = api.catalog.permit(&caller, GetPool(name)).await?;
+    Ok(Response::new(api.catalog.get_pool(permit).await?.into()))
+}
+
+pub(super) async fn list(
+    api: &Api,
+    request: Request<pb::ListPoolsRequest>,
+) -> Result<Response<pb::ListPoolsResponse>, Status> {
+    let (caller, body) = split(request)?;
+    let permit = api.catalog.permit(&caller, ListPools).await?;
+    let page = decode::page("pools", body.page_size, &body.page_token)?;
+    let page = api.catalog.list_pools(permit, &page).await?;
+    Ok(Response::new(pb::ListPoolsResponse {
+        pools: page.items.into_iter().map(Into::into).collect(),
+        next_page_token: page_token("pools", page.next),
+    }))
+}
+
+pub(super) async fn update(
+    api: &Api,
+    request: Request<pb::UpdatePoolRequest>,
+) -> Result<Response<pb::Pool>, Status> {
+    let (caller, body) = split(request)?;
+    let given = decode::body(body.pool);
+    let name = decode::name("pool.name", &given.name)?;
+    let permit = api.catalog.permit(&caller, UpdatePool(name)).await?;
+    let mut violations = Violations::default();
+    let mutable = [
+        "display_name",
+        "description",
+        "labels",
+        "admitted_projects",
+        "project_groups",
+    ];
+    let mask = Mask::read(body.update_mask, &mutable, &[], &mut violations);
+    let texts = mask.texts(
+        "pool",
+        given.display_name,
+        given.description,
+        given.labels,
+        &mut violations,
+    );
+    let admission = mask
+        .pick("admitted_projects", given.admitted_projects)
+        .map(|projects| Admission::parse(&projects, "pool.admitted_projects", &mut violations));
+    let groups = mask
+        .pick("project_groups", given.project_groups)
+        .map(|groups| parse_groups(&groups, "pool.project_groups", &mut violations));
+    violations.finish()?;
+    let change = PoolChange {
+        texts,
+        admission,
+        groups,
+        etag: given.etag,
+    };
+    Ok(Response::new(
+        api.catalog.update_pool(permit, change).await?.into(),
+    ))
+}
+
+pub(super) async fn delete(
+    api: &Api,
+    request: Request<pb::DeletePoolRequest>,
+) -> Result<Response<()>, Status> {
+    let (caller, body) = split(request)?;
+    let name = decode::name("name", &body.name)?;
+    let permit = api.catalog.permit(&caller, DeletePool(name)).await?;
+    api.catalog.delete_pool(permit, &body.etag).await?;
+    Ok(Response::new(()))
+}
+
+impl From<PoolView> for pb::Pool {
+    fn from(view: PoolView) -> Self {
+        let PoolView { pool, host_count } = view;
+        let etag = pool.meta.etag();
+        let Pool {
+            name,
+            meta,
+            admission,
+            groups,
+        } = pool;
+        Self {
+            name: name.to_string(),
+            uid: meta.uid.to_string(),
+            display_name: meta.texts.display_name,
+            description: meta.texts.description,
+            labels: meta.texts.labels,
+            creator: meta.creator,
+            create_time: Some(timestamp(meta.create_time)),
+            update_time: Some(timestamp(meta.update_time)),
+            etag,
+            admitted_projects: admission.to_texts(),
+            project_groups: groups
+                .into_iter()
+                .map(|(project, group)| (project.to_string(), group.as_str().to_owned()))
+                .collect(),
+            host_count,
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The hosts' stream: Hello, Welcome, a Snapshot, then Deltas as things change; reports and acknowledgements the other
+//! way. One task for each stream, owned by the catalog's [`Streams`]; it ends with the host's certificate, with a newer
+//! stream of the same host, with the host, or with the server.
+//!
+//! Invariants: each message leads from the revision of the one before it, so nothing is lost between them; what a
+//! wake-up misses, the next look finds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use mooring_proto::agent::v1 as pb;
+use mooring_proto::agent::v1::connect_request::Message as Said;
+use mooring_proto::agent::v1::connect_response::Message as Told;
+
+use super::Api;
+use super::decode::split;
+use super::enrollment::facts;
+use crate::domain::Error;
+use crate::ops::Catalog;
+use crate::ops::session::streams::OpenStream;
+use crate::policy::Identity;
+
+mod encode;
+mod reports;
+
+use reports::Reports;
+
+/// For the Hello to arrive after the stream was opened.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a message to leave: the queue is full only when the host reads nothing.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages on their way to a host: it acknowledges each, and what changes meanwhile goes into the next.
+const QUEUE_MESSAGES: usize = 4;
+/// How often a stream looks for orders by itself. Wake-ups come with each commit of this server; this is for those of
+/// another one, and costs two small reads.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// The version of the protocol that is spoken here.
+const PROTOCOL_VERSION: i32 = 1;
+
+#[tonic::async_trait]
+impl pb::session_service_server::SessionService for Api {
+    type ConnectStream = ReceiverStream<Result<pb::ConnectResponse, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (caller, mut incoming) = split(request)?;
+        let identity = caller.host(self.catalog.clock.now())?.clone();
+        let hello = first(&mut incoming).await?;
+        let greeting = self
+            .catalog
+            .greet(&identity, facts(hello.facts.clone().unwrap_or_default()))
+            .await?;
+        self.catalog.note_held(&identity, &encode::held(&hello)).await?;
+        tracing::info!(
+            host_uid = %identity.uid,
+            instance = hello.instance,
+            epoch = hello.epoch,
+            revision = hello.revision,
+            held = hello.held.len(),
+            "a host has connected"
+        );
+        let (queue, outgoing) = mpsc::channel(QUEUE_MESSAGES);
+        let stream = Stream {
+            woken: self.catalog.store.orders_of(identity.uid),
+            open: self.catalog.streams.open(identity.uid),
+            reports: Reports::default(),
+            told: 0,
+            catalog: self.catalog.clone(),
+            identity,
+            queue,
+        };
+        let welcome = encode::welcome(greeting);
+        self.catalog.streams.tasks.spawn(stream.serve(welcome, incoming));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+/// One open stream.
+struct Stream {
+    catalog: Arc<Catalog>,
+    identity: Identity,
+    open: OpenStream,
+    woken: watch::Receiver<i64>,
+    queue: mpsc::Sender<Result<pb::ConnectResponse, Status>>,
+    reports: Reports,
+    /// The revision that the host was last told of; 0 before the snapshot.
+    told: i64,
+}
+
+/// What happens on a stream.
+enum Event {
+    Said(Box<Result<Option<pb::ConnectRequest>, Status>>),
+    Look,
+    ReportDue,
+    Superseded,
+    Closing,
+}
+
+/// How a stream ends.
+enum Ended {
+    /// The host is told why.
+    Because(Error),
+    /// There is nobody to tell, or nothing to tell.
+    Quietly(&'static str),
+}
+
+impl Stream {
+    async fn serve(mut self, welcome: pb::Welcome, mut incoming: Streaming<pb::ConnectRequest>) {
+        let host_uid = self.identity.uid;
+        match self.run(welcome, &mut incoming).await {
+            Ended::Quietly(reason) => tracing::info!(%host_uid, reason, "a host's stream has ended"),
+            Ended::Because(error) => {
+                tracing::info!(%host_uid, reason = %error, "a host's stream is ended");
+                // If the queue is full, the host sees the end without its reason.
+                let _ = self.queue.try_send(Err(error.into()));
+            }
+        }
+    }
+
+    async fn run(&mut self, welcome: pb::Welcome, incoming: &mut Streaming<pb::ConnectRequest>) -> Ended {
+        if let Err(ended) = self.begin(welcome).await {
+            return ended;
+        }
+        loop {
+            let done = match self.next_event(incoming).await {
+                Event::Said(said) => self.hear(*said),
+                Event::Look => self.tell().await,
+                Event::ReportDue => self.take_report().await,
+                Event::Superseded => return Ended::Because(superseded()),
+                Event::Closing => return Ended::Quietly("the server stops"),
+            };
+            if let Err(ended) = done {
+                return ended;
+            }
+        }
+    }
+
+    async fn begin(&mut self, welcome: pb::Welcome) -> Result<(), Ended> {
+        self.send(Told::Welcome(welcome)).await?;
+        self.woken.mark_unchanged();
+        let orders = self
+            .catalog
+            .orders_since(&self.identity, 0)
+            .await
+            .map_err(Ended::Because)?;
+        self.told = orders.revision;
+        self.reports.sent(&orders);
+        self.send(Told::Snapshot(encode::snapshot(orders))).await
+    }
+
+    async fn next_event(&mut self, incoming: &mut Streaming<pb::ConnectRequest>) -> Event {
+        let now = self.catalog.clock.now();
+        // The look after the certificate's end finds that it has ended.
+        let left =
+            Duration::try_from(self.identity.not_after - now).unwrap_or_default() + Duration::from_millis(1);
+        let look = Instant::now() + LOOK_INTERVAL.min(left);
+        let report_due = self.reports.due();
+        tokio::select! {
+            () = self.open.superseded.cancelled() => Event::Superseded, // cancel-safe: no state
+            () = self.catalog.streams.closing.cancelled() => Event::Closing, // cancel-safe: no state
+            said = incoming.message() => Event::Said(Box::new(said)), // cancel-safe: a message half read stays in the stream
+            _ = self.woken.changed() => Event::Look, // cancel-safe per tokio's docs; its sender lives as long as the store
+            () = sleep_until(report_due) => Event::ReportDue, // cancel-safe: no state
+            () = tokio::time::sleep_until(look) => Event::Look, // cancel-safe: no state
+        }
+    }
+
+    fn hear(&mut self, said: Result<Option<pb::ConnectRequest>, Status>) -> Result<(), Ended> {
+        let message = said.map_err(|_| Ended::Quietly("the connection is gone"))?;
+        match message.ok_or(Ended::Quietly("the host has ended it"))?.message {
+            Some(Said::Report(report)) => self.reports.take(report, self.catalog.clock.now()),
+            Some(Said::Nack(nack)) => {
+                tracing::warn!(
+                    host_uid = %self.identity.uid,
+                    assignment = nack.assignment_uid,
+                    message = nack.message,
+                    "a host cannot take an assignment"
+                );
+                self.reports.refused(nack);
+            }
+            Some(Said::Ack(ack)) => {
+                tracing::debug!(host_uid = %self.identity.uid, revision = ack.revision, "a host has stored its orders");
+            }
+            Some(Said::Hello(_)) => {
+                return Err(Ended::Because(Error::invalid(
+                    "hello",
+                    "it is said once, at the beginning of a stream",
+                )));
+            }
+            // A message of a newer agent.
+            None => {}
+        }
+        self.catalog
+            .streams
+            .heard(self.identity.uid, self.catalog.clock.now());
+        Ok(())
+    }
+
+    /// Tells the host what has changed since it was last told, if anything has.
+    async fn tell(&mut self) -> Result<(), Ended> {
+        self.woken.mark_unchanged();
+        let orders = match self.catalog.orders_since(&self.identity, self.told).await {
+            Ok(orders) => orders,
+            Err(error) => return self.bear(error),
+        };
+        if orders.assignments.is_empty() && orders.removals.is_empty() {
+            return Ok(());
+        }
+        self.reports.sent(&orders);
+        let (from, to) = (self.told, orders.revision);
+        self.told = to;
+        tracing::debug!(host_uid = %self.identity.uid, from, to, "a host is told what has changed");
+        self.send(Told::Delta(encode::delta(from, orders))).await
+    }
+
+    async fn take_report(&mut self) -> Result<(), Ended> {
+        let Some((mounts, at)) = self.reports.next(Instant::now()) else {
+            return Ok(());
+        };
+        match self.catalog.observe(&self.identity, mounts, at).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.reports.failed();
+                self.bear(error)
+            }
+        }
+    }
+
+    /// A database that is away for a moment ends no stream: the next look or report finds what was missed.
+    fn bear(&self, error: Error) -> Result<(), Ended> {
+        match error {
+            Error::Store(cause) => {
+                tracing::warn!(host_uid = %self.identity.uid, %cause, "the database does not answer; trying again");
+                Ok(())
+            }
+            error => Err(Ended::Because(error)),
+        }
+    }
+
+    async fn send(&self, message: Told) -> Result<(), Ended> {
+        let response = pb::ConnectResponse {
+            message: Some(message),
+        };
+        match timeout(SEND_TIMEOUT, self.queue.send(Ok(response))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Ended::Quietly("the connection is gone")),
+            Err(_) => Err(Ended::Quietly("the host reads nothing")),
+        }
+    }
+}
+
+/// The Hello that every stream begins with.
+async fn first(incoming: &mut Streaming<pb::ConnectRequest>) -> Result<pb::Hello, Status> {
+    let said = timeout(HELLO_TIMEOUT, incoming.message())
+        .await
+        .map_err(|_| Error::invalid("hello", "it did not come; say it first on every stream"))?;
+    match said?.and_then(|said| said.message) {
+        Some(Said::Hello(hello)) if hello.protocol_version == PROTOCOL_VERSION => Ok(hello),
+        Some(Said::Hello(hello)) => {
+            let problem = format!(
+                "version {} is not spoken here; this catalog speaks {PROTOCOL_VERSION}: upgrade the older of the two",
+                hello.protocol_version
+            );
+            Err(Error::invalid("hello.protocol_version", problem).into())
+        }
+        Some(Said::Report(_) | Said::Ack(_) | Said::Nack(_)) | None => {
+            Err(Error::invalid("hello", "it is missing; say it first on every stream").into())
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn superseded() -> Error {
+    Error::Precondition {
+        reason: "Superseded",
+        subject: "stream".into(),
+        problem: "a newer stream of this host has begun, or the host was deleted".into(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Orders as agents read them.
+
+use uuid::Uuid;
+
+use mooring_proto::agent::v1 as pb;
+
+use crate::api::words;
+use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
+use crate::ops::session::{Greeting, Orders, SealedAssignment, SealedKey};
+
+/// What a host says it holds. Uids that are none cannot be ours and are left out.
+pub(super) fn held(hello: &pb::Hello) -> Vec<(Uuid, i64)> {
+    let uid = |held: &pb::HeldAssignment| Some((Uuid::try_parse(&held.uid).ok()?, held.generation));
+    hello.held.iter().filter_map(uid).collect()
+}
+
+pub(super) fn welcome(greeting: Greeting) -> pb::Welcome {
+    let Greeting {
+        realm,
+        heartbeat_interval,
+    } = greeting;
+    pb::Welcome {
+        realm_uid: realm.uid.to_string(),
+        epoch: realm.epoch,
+        revision: realm.revision,
+        heartbeat_interval: prost_types::Duration::try_from(heartbeat_interval).ok(),
+    }
+}
+
+pub(super) fn snapshot(orders: Orders) -> pb::Snapshot {
+    let Orders {
+        revision,
+        assignments,
+        removals,
+    } = orders;
+    pb::Snapshot {
+        revision,
+        assignments: assignments.into_iter().map(assignment).collect(),
+        removals: removals.into_iter().filter_map(removal).collect(),
+    }
+}
+
+pub(super) fn delta(from_revision: i64, orders: Orders) -> pb::Delta {
+    let Orders {
+        revision,
+        assignments,
+        removals,
+    } = orders;
+    pb::Delta {
+        from_revision,
+        to_revision: revision,
+        upserts: assignments.into_iter().map(assignment).collect(),
+        removals: removals.into_iter().filter_map(removal).collect(),
+    }
+}
+
+fn assignment(sealed: SealedAssignment) -> pb::Assignment {
+    let SealedAssignment { assignment, key } = sealed;
+    pb::Assignment {
+        uid: assignment.uid.to_string(),
+        generation: assignment.generation,
+        spec_hash: assignment.spec_hash,
+        spec: Some(spec(assignment.spec)),
+        credential: key.map(|key| {
+            let SealedKey {
+                version,
+                encapsulated_key,
+                ciphertext,
+                recipient_key_sha256,
+            } = key;
+            pb::SealedCredential {
+                secret_version: version.to_string(),
+                encapsulated_key,
+                ciphertext,
+                recipient_key_sha256: recipient_key_sha256.to_vec(),
+            }
+        }),
+    }
+}
+
+fn spec(spec: AssignmentSpec) -> pb::AssignmentSpec {
+    let AssignmentSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode,
+        backend,
+        virtual_host_style,
+        unix_group,
+        allow_http,
+        allowed_networks,
+    } = spec;
+    pb::AssignmentSpec {
+        activation,
+        connector,
+        project_id,
+        mount_name,
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        mode: words::mode(Some(mode)),
+        backend: words::backend(Some(backend)),
+        virtual_host_style,
+        unix_group: unix_group.unwrap_or_default(),
+        endpoint_rules: Some(pb::EndpointRules {
+            allow_http,
+            allowed_networks,
+        }),
+    }
+}
+
+fn removal(assignment: Assignment) -> Option<pb::Removal> {
+    let RemovalOrder { reason, grace } = assignment.removal?;
+    Some(pb::Removal {
+        assignment_uid: assignment.uid.to_string(),
+        revision: assignment.revision,
+        reason: reason.to_owned(),
+        grace: prost_types::Duration::try_from(grace).ok(),
+    })
+}

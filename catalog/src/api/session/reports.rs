@@ -1,0 +1,193 @@
+//! A host's reports, coalesced: of those that come while one is being taken only the newest counts, one that repeats
+//! the last is not looked at, and what the host has refused is told with them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use mooring_proto::agent::v1 as pb;
+
+use crate::api::words;
+use crate::domain::activation::MountState;
+use crate::domain::mount::{Condition, ConditionStatus, ConditionType, ObservedMount, ReportedAt};
+use crate::ops::session::Orders;
+
+/// Reports of one host are taken no closer together than this: a mount that flaps costs ten writes a second and no more.
+const REST: Duration = Duration::from_millis(100);
+/// Mounts of one host that are kept: far more than a kernel likes to have.
+const MOUNTS_MAX: usize = 10_000;
+/// Conditions of one mount that are kept; there are six types.
+const CONDITIONS_MAX: usize = 16;
+/// Longest text that is kept: a path has at most 4096 bytes.
+const TEXT_CHARS_MAX: usize = 4096;
+
+#[derive(Default)]
+pub(super) struct Reports {
+    /// The newest report that was not taken yet.
+    pending: Option<Report>,
+    /// Not before this.
+    rest_until: Option<Instant>,
+    /// What was taken last.
+    taken: Option<Report>,
+    /// The ledger revision of the report before the pending one.
+    settled_revision: i64,
+    /// Assignments that the host has refused, by generation.
+    refused: BTreeMap<Uuid, (i64, String)>,
+}
+
+#[derive(Clone, PartialEq)]
+struct Report {
+    mounts: Vec<ObservedMount>,
+    at: ReportedAt,
+}
+
+impl Reports {
+    /// Takes in a report; an older one that waits is forgotten.
+    pub(super) fn take(&mut self, report: pb::Report, now: OffsetDateTime) {
+        let pb::Report {
+            revision,
+            mounts,
+            holding_still,
+        } = report;
+        let mut mounts: Vec<ObservedMount> = mounts
+            .into_iter()
+            .take(MOUNTS_MAX)
+            .filter_map(|mount| observed(mount, now))
+            .collect();
+        for (uid, (generation, message)) in &self.refused {
+            match mounts.iter_mut().find(|mount| mount.assignment_uid == *uid) {
+                Some(mount) if mount.state.is_mounted() => {}
+                Some(mount) => *mount = refusal(*uid, *generation, message),
+                None => mounts.push(refusal(*uid, *generation, message)),
+            }
+        }
+        let at = ReportedAt {
+            ledger_revision: revision,
+            settled_revision: self.settled_revision.min(revision),
+            holds_still: !holding_still.is_empty(),
+        };
+        self.settled_revision = revision;
+        let report = Report { mounts, at };
+        self.pending = (self.taken.as_ref() != Some(&report)).then_some(report);
+    }
+
+    /// Notes that the host cannot take an assignment.
+    pub(super) fn refused(&mut self, nack: pb::Nack) {
+        if let Ok(uid) = Uuid::try_parse(&nack.assignment_uid)
+            && self.refused.len() < MOUNTS_MAX
+        {
+            self.refused.insert(uid, (nack.generation, text(&nack.message)));
+        }
+    }
+
+    /// New orders answer refusals of older ones.
+    pub(super) fn sent(&mut self, orders: &Orders) {
+        for sealed in &orders.assignments {
+            self.refused.remove(&sealed.assignment.uid);
+        }
+        for removal in &orders.removals {
+            self.refused.remove(&removal.uid);
+        }
+    }
+
+    /// When the pending report is to be taken.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.pending
+            .as_ref()
+            .map(|_| self.rest_until.unwrap_or_else(Instant::now))
+    }
+
+    /// The report to take now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(Vec<ObservedMount>, ReportedAt)> {
+        let report = self.pending.take()?;
+        self.rest_until = Some(now + REST);
+        self.taken = Some(report.clone());
+        Some((report.mounts, report.at))
+    }
+
+    /// The report that was taken last was not written: the same one will be looked at again.
+    pub(super) fn failed(&mut self) {
+        self.taken = None;
+    }
+}
+
+fn observed(mount: pb::MountReport, now: OffsetDateTime) -> Option<ObservedMount> {
+    let pb::MountReport {
+        assignment_uid,
+        generation,
+        state,
+        conditions,
+        path,
+        mount_time,
+        activation,
+    } = mount;
+    Some(ObservedMount {
+        assignment_uid: Uuid::try_parse(&assignment_uid).ok()?,
+        activation: text(&activation),
+        generation,
+        state: words::mount_state_of(state),
+        path: text(&path),
+        conditions: conditions
+            .into_iter()
+            .take(CONDITIONS_MAX)
+            .filter_map(|given| condition(given, now))
+            .collect(),
+        mount_time: mount_time.and_then(|time| moment(time, now)),
+    })
+}
+
+fn condition(condition: mooring_proto::v1::Condition, now: OffsetDateTime) -> Option<Condition> {
+    let mooring_proto::v1::Condition {
+        r#type,
+        status,
+        reason,
+        message,
+        since,
+    } = condition;
+    Some(Condition {
+        kind: words::condition_type_of(r#type)?,
+        status: words::condition_status_of(status),
+        reason: text(&reason),
+        message: text(&message),
+        since: since.and_then(|since| moment(since, now)),
+    })
+}
+
+/// A time of the host's clock, in the precision that is stored. One that is ahead of ours is dropped.
+fn moment(time: prost_types::Timestamp, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    const CLOCKS_APART_MAX: time::Duration = time::Duration::minutes(5);
+    let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos / 1000 * 1000).ok()?;
+    (moment <= now + CLOCKS_APART_MAX).then_some(moment)
+}
+
+fn text(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT_CHARS_MAX)
+        .collect()
+}
+
+fn refusal(assignment_uid: Uuid, generation: i64, message: &str) -> ObservedMount {
+    ObservedMount {
+        assignment_uid,
+        activation: String::new(),
+        generation,
+        state: MountState::Failed,
+        path: String::new(),
+        conditions: vec![Condition {
+            kind: ConditionType::SpecCurrent,
+            status: ConditionStatus::False,
+            reason: "Refused".into(),
+            message: message.to_owned(),
+            since: None,
+        }],
+        mount_time: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Coalescing, as stories of one stream.
+
+use super::*;
+
+const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+fn report(revision: i64, state: mooring_proto::v1::MountState) -> pb::Report {
+    let mount = pb::MountReport {
+        assignment_uid: Uuid::from_u128(1).to_string(),
+        state: state.into(),
+        path: "/mnt/\u{7}x".into(),
+        ..pb::MountReport::default()
+    };
+    pb::Report {
+        revision,
+        mounts: vec![mount],
+        holding_still: String::new(),
+    }
+}
+
+#[test]
+fn of_several_reports_only_the_newest_is_taken() {
+    let mut reports = Reports::default();
+    reports.take(report(1, mooring_proto::v1::MountState::Mounting), NOW);
+    reports.take(report(1, mooring_proto::v1::MountState::Mounted), NOW);
+    let (mounts, _) = reports.next(Instant::now()).unwrap();
+    assert_eq!(mounts[0].state, MountState::Mounted);
+    assert_eq!(mounts[0].path, "/mnt/x", "control characters are left out");
+    assert!(reports.next(Instant::now()).is_none());
+}
+
+#[test]
+fn a_report_that_repeats_the_last_is_not_looked_at_unless_that_failed() {
+    let mut reports = Reports::default();
+    let same = || report(3, mooring_proto::v1::MountState::Mounted);
+    reports.take(same(), NOW);
+    assert_eq!(reports.next(Instant::now()).unwrap().1.settled_revision, 0);
+    // The second of its revision: what it lacks is not there.
+    reports.take(same(), NOW);
+    assert_eq!(reports.next(Instant::now()).unwrap().1.settled_revision, 3);
+    reports.take(same(), NOW);
+    assert!(reports.due().is_none());
+    reports.failed();
+    reports.take(same(), NOW);
+    assert!(reports.next(Instant::now()).is_some());
+}
+
+#[test]
+fn reports_rest_between_each_other() {
+    let mut reports = Reports::default();
+    reports.take(report(1, mooring_proto::v1::MountState::Mounting), NOW);
+    let start = Instant::now();
+    assert!(reports.due().unwrap() <= Instant::now());
+    reports.next(start).unwrap();
+    reports.take(report(1, mooring_proto::v1::MountState::Mounted), NOW);
+    assert_eq!(reports.due().unwrap(), start + REST);
+}
+
+#[test]
+fn what_a_host_refused_is_a_failed_mount_until_new_orders_come() {
+    let mut reports = Reports::default();
+    let uid = Uuid::from_u128(9);
+    reports.refused(pb::Nack {
+        assignment_uid: uid.to_string(),
+        generation: 2,
+        message: "unknown backend".into(),
+    });
+    reports.take(pb::Report::default(), NOW);
+    let (mounts, _) = reports.next(Instant::now()).unwrap();
+    assert_eq!(
+        (mounts[0].assignment_uid, mounts[0].state),
+        (uid, MountState::Failed)
+    );
+    assert_eq!(mounts[0].message(), "unknown backend");
+}
+
+#[test]
+fn a_time_from_the_future_is_dropped() {
+    let at = |seconds| prost_types::Timestamp {
+        seconds,
+        nanos: 1_234,
+    };
+    assert_eq!(moment(at(-5), NOW).unwrap().nanosecond(), 1_000);
+    assert!(moment(at(100_000), NOW).is_none());
+}
