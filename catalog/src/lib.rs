@@ -11,3 +11,6 @@ pub mod ops;
 pub mod policy;
 pub mod server;
 pub mod store;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -186,6 +186,65 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{World, caller};
+
+    async fn code(world: &World, rpc: &str, caller: &Caller) -> Code {
+        admit(&world.catalog, &Limiter::default(), rpc, caller, None)
+            .await
+            .err()
+            .map_or(Code::Ok, |status| status.code())
+    }
+
+    #[tokio::test]
+    async fn the_gate_asks_for_the_certificate_of_the_rule_and_refuses_what_has_none() {
+        const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let world = World::new().await;
+        let user = world.user("anna").await;
+        let Caller::User(identity) = user.clone() else {
+            panic!("a user")
+        };
+        let host = Caller::Host(identity.clone());
+        for (rpc, who, expected) in [
+            ("grpc.health.v1.Health/Check", &Caller::Anybody, Code::Ok),
+            ("mooring.v1.AuthService/Login", &Caller::Anybody, Code::Ok),
+            (
+                "mooring.v1.AuthService/WhoAmI",
+                &Caller::Anybody,
+                Code::Unauthenticated,
+            ),
+            ("mooring.v1.AuthService/WhoAmI", &host, Code::Unauthenticated),
+            ("mooring.v1.AuthService/WhoAmI", &user, Code::Ok),
+            (
+                "mooring.agent.v1.SessionService/Connect",
+                &user,
+                Code::Unauthenticated,
+            ),
+            ("mooring.agent.v1.SessionService/Connect", &host, Code::Ok),
+            (REFLECTION, &Caller::Anybody, Code::Unauthenticated),
+            (REFLECTION, &host, Code::Unauthenticated),
+            (REFLECTION, &user, Code::Ok),
+            ("mooring.v1.AuthService/NoSuchCall", &user, Code::Unimplemented),
+            ("", &user, Code::Unimplemented),
+        ] {
+            assert_eq!(code(&world, rpc, who).await, expected, "{rpc} by {who}");
+        }
+        // Somebody who is nobody in the database has a certificate, and that is not enough to look around.
+        let nobody = caller(world.clock.new_uid(), world.clock.now());
+        assert_eq!(code(&world, REFLECTION, &nobody).await, Code::Unauthenticated);
+        world.clock.advance(std::time::Duration::from_secs(2 * 24 * 3600));
+        assert_eq!(
+            code(&world, "mooring.v1.AuthService/WhoAmI", &user).await,
+            Code::Unauthenticated
+        );
+        assert_eq!(
+            code(&world, "mooring.agent.v1.SessionService/Connect", &host).await,
+            Code::Unauthenticated
+        );
+        assert_eq!(
+            code(&world, "mooring.v1.AuthService/RenewCertificate", &user).await,
+            Code::Ok
+        );
+    }
 
     #[test]
     fn an_address_is_limited_and_recovers_and_does_not_limit_others() {

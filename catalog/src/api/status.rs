@@ -1,9 +1,10 @@
 //! From the domain's errors to gRPC's: the only place that knows codes. Every status carries `ErrorInfo`, and what
 //! else helps: fields, preconditions, the resource, when to try again. The cause stays in our log.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -18,12 +19,16 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         let mut details = ErrorDetails::new();
+        let mut error_info = ErrorInfo {
+            domain: DOMAIN.into(),
+            ..ErrorInfo::default()
+        };
         let mut info = |reason: &str, metadata: &[(&str, &str)]| {
-            let metadata: HashMap<String, String> = metadata
+            error_info.reason = reason.into();
+            error_info.metadata = metadata
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect();
-            details.set_error_info(reason, DOMAIN, metadata);
         };
         let code = match &error {
             Error::Unauthenticated { reason: _ } => {
@@ -93,8 +98,33 @@ impl From<Error> for Status {
                 Code::Internal
             }
         };
-        Status::with_error_details(code, message, details)
+        with_info(Status::with_error_details(code, message, details), &error_info)
     }
+}
+
+/// `google.rpc.ErrorInfo` with its metadata in order: the crate's own keeps them in a hash map, and then the same denial
+/// has other bytes each time.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// Puts the info in front of the other details.
+fn with_info(status: Status, info: &ErrorInfo) -> Status {
+    let mut details = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    details.code = status.code() as i32;
+    details.message = status.message().to_owned();
+    let info = prost_types::Any {
+        type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(),
+        value: info.encode_to_vec(),
+    };
+    details.details.insert(0, info);
+    Status::with_details(status.code(), status.message(), details.encode_to_vec().into())
 }
 
 /// The kind of resource in a name, such as `connectors`: the last collection.

@@ -1,0 +1,366 @@
+//! Who may what, and what a denial tells.
+
+use mooring_proto::v1 as pb;
+use pb::access_service_server::AccessService as _;
+use pb::community_service_server::CommunityService as _;
+use pb::connector_service_server::ConnectorService as _;
+use pb::project_service_server::ProjectService as _;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::policy::Caller;
+use crate::testing::{World, new_connector, request};
+
+async fn get_project(world: &World, caller: &Caller, name: &str) -> Result<pb::Project, Status> {
+    let body = pb::GetProjectRequest { name: name.into() };
+    world
+        .api
+        .get_project(request(caller, body))
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+async fn get_connector(world: &World, caller: &Caller, name: &str) -> Result<pb::Connector, Status> {
+    let body = pb::GetConnectorRequest { name: name.into() };
+    world
+        .api
+        .get_connector(request(caller, body))
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+/// What travels: code, message and details.
+fn bytes(status: &Status) -> (Code, String, Vec<u8>) {
+    (
+        status.code(),
+        status.message().to_owned(),
+        status.details().to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn a_hidden_and_an_absent_resource_answer_the_same_bytes() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("hidden", "research", &world.operator).await;
+    world.connector("data", "hidden", &world.operator).await;
+    let stranger = world.user("stranger").await;
+    let hidden = get_project(&world, &stranger, "projects/hidden")
+        .await
+        .unwrap_err();
+    let absent = get_project(&world, &stranger, "projects/absent")
+        .await
+        .unwrap_err();
+    assert_eq!(hidden.code(), Code::PermissionDenied);
+    // The two names are equally long, and nothing but the name that was asked for may differ.
+    let text = |status: &Status| String::from_utf8_lossy(status.details()).into_owned();
+    assert_eq!(hidden.message().replace("hidden", "absent"), absent.message());
+    assert_eq!(text(&hidden).replace("hidden", "absent"), text(&absent));
+
+    // Below a project that the caller does not see, what is there and what is not are asked by the same name of it.
+    let there = get_connector(&world, &stranger, "projects/hidden/connectors/data")
+        .await
+        .unwrap_err();
+    let not_there = get_connector(&world, &stranger, "projects/hidden/connectors/none")
+        .await
+        .unwrap_err();
+    assert_eq!(bytes(&there), bytes(&not_there));
+
+    // The same name, before and after it exists.
+    let before = get_project(&world, &stranger, "projects/later")
+        .await
+        .unwrap_err();
+    world.project("later", "research", &world.operator).await;
+    let after = get_project(&world, &stranger, "projects/later")
+        .await
+        .unwrap_err();
+    assert_eq!(bytes(&before), bytes(&after));
+}
+
+#[tokio::test]
+async fn who_may_list_the_parent_is_told_that_something_does_not_exist() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let viewer = world
+        .user_with("viewer", pb::Role::Viewer, "projects/ml", &world.operator)
+        .await;
+    let status = get_connector(&world, &viewer, "projects/ml/connectors/none")
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(
+        status.get_error_details().resource_info().unwrap().resource_name,
+        "projects/ml/connectors/none"
+    );
+    let status = get_project(&world, &world.operator, "projects/none")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::NotFound,
+        "operators see which projects there are"
+    );
+}
+
+#[tokio::test]
+async fn a_denial_names_the_missing_permission_and_the_role() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let viewer = world
+        .user_with("viewer", pb::Role::Viewer, "projects/ml", &world.operator)
+        .await;
+    let status = world
+        .api
+        .create_connector(request(&viewer, new_connector("x", "ml")))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.metadata["permission"], "connectors.create");
+    assert_eq!(info.metadata["role_needed"], "DEVELOPER on projects/ml");
+}
+
+#[tokio::test]
+async fn the_permit_is_judged_before_any_field() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let stranger = world.user("stranger").await;
+    let mut body = new_connector("x", "ml");
+    body.connector.as_mut().unwrap().bucket = "bad.bucket".into();
+    let status = world
+        .api
+        .create_connector(request(&stranger, body))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_community_s_viewers_see_its_projects_and_its_developers_do_not() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let viewer = world
+        .user_with(
+            "viewer",
+            pb::Role::Viewer,
+            "communities/research",
+            &world.operator,
+        )
+        .await;
+    let developer = world
+        .user_with(
+            "developer",
+            pb::Role::Developer,
+            "communities/research",
+            &world.operator,
+        )
+        .await;
+    let editor = world
+        .user_with(
+            "editor",
+            pb::Role::Editor,
+            "communities/research",
+            &world.operator,
+        )
+        .await;
+    assert!(get_project(&world, &viewer, "projects/ml").await.is_ok());
+    assert_eq!(
+        get_project(&world, &developer, "projects/ml")
+            .await
+            .unwrap_err()
+            .code(),
+        Code::PermissionDenied
+    );
+    assert!(
+        world
+            .api
+            .create_connector(request(&editor, new_connector("x", "ml")))
+            .await
+            .is_ok()
+    );
+    // But a developer of the community creates projects in it, and is Admin there.
+    world.project("mine", "research", &developer).await;
+    assert!(
+        world
+            .grant("viewer", pb::Role::Developer, "projects/mine", &developer)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn lists_hold_what_the_caller_may_see_and_no_more() {
+    let world = World::new().await;
+    for community in ["one", "two"] {
+        world.community(community).await;
+    }
+    for (project, community) in [("a", "one"), ("b", "one"), ("c", "two")] {
+        world.project(project, community, &world.operator).await;
+    }
+    let anna = world
+        .user_with("anna", pb::Role::Viewer, "communities/one", &world.operator)
+        .await;
+    world
+        .grant("anna", pb::Role::Developer, "communities/two", &world.operator)
+        .await
+        .unwrap();
+    let bob = world
+        .user_with("bob", pb::Role::Viewer, "projects/c", &world.operator)
+        .await;
+    let names = async |caller: &Caller| {
+        let list = world
+            .api
+            .list_projects(request(caller, pb::ListProjectsRequest::default()))
+            .await
+            .unwrap();
+        list.into_inner()
+            .projects
+            .into_iter()
+            .map(|project| project.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&anna).await,
+        ["projects/a", "projects/b"],
+        "a Developer of two does not see its projects"
+    );
+    assert_eq!(names(&bob).await, ["projects/c"]);
+    assert_eq!(names(&world.operator).await.len(), 3);
+    let list = world
+        .api
+        .list_communities(request(&anna, pb::ListCommunitiesRequest::default()))
+        .await
+        .unwrap();
+    assert_eq!(list.into_inner().communities.len(), 2);
+    let list = world
+        .api
+        .list_communities(request(&bob, pb::ListCommunitiesRequest::default()))
+        .await
+        .unwrap();
+    assert_eq!(list.into_inner().communities.len(), 0);
+}
+
+#[tokio::test]
+async fn only_operators_create_communities_and_only_admins_grant() {
+    let world = World::new().await;
+    world.community("research").await;
+    let editor = world
+        .user_with(
+            "editor",
+            pb::Role::Editor,
+            "communities/research",
+            &world.operator,
+        )
+        .await;
+    let body = pb::CreateCommunityRequest {
+        community_id: "mine".into(),
+        ..Default::default()
+    };
+    let status = world
+        .api
+        .create_community(request(&editor, body))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let status = world
+        .grant("editor", pb::Role::Admin, "communities/research", &editor)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_between_permit_and_act_no_longer_counts() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let editor = world
+        .user_with("editor", pb::Role::Editor, "projects/ml", &world.operator)
+        .await;
+    let action = crate::ops::project::DeleteProject("projects/ml".parse().unwrap());
+    let permit = world.catalog.permit(&editor, action).await.unwrap();
+    world
+        .revoke("editor", pb::Role::Editor, "projects/ml", &world.operator)
+        .await
+        .unwrap();
+    let error = world.catalog.delete_project(permit, "").await.unwrap_err();
+    assert!(matches!(error, crate::domain::Error::Denied(_)), "{error}");
+}
+
+#[tokio::test]
+async fn permissions_can_be_tested_and_explained() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let anna = world
+        .user_with("anna", pb::Role::Viewer, "communities/research", &world.operator)
+        .await;
+    let test = async |caller: &Caller, resource: &str| {
+        let body = pb::TestPermissionsRequest {
+            resource: resource.into(),
+            permissions: vec!["connectors.get".into(), "connectors.create".into()],
+        };
+        world
+            .api
+            .test_permissions(request(caller, body))
+            .await
+            .unwrap()
+            .into_inner()
+            .permissions
+    };
+    assert_eq!(
+        test(&anna, "projects/ml/connectors/any").await,
+        ["connectors.get"]
+    );
+    assert_eq!(test(&anna, "projects/none").await, Vec::<String>::new());
+    let explain = async |permission: &str, user: &str| {
+        let body = pb::ExplainAccessRequest {
+            resource: "projects/ml".into(),
+            permission: permission.into(),
+            user: user.into(),
+        };
+        world
+            .api
+            .explain_access(request(&anna, body))
+            .await
+            .map(tonic::Response::into_inner)
+    };
+    let explained = explain("connectors.get", "").await.unwrap();
+    assert!(explained.allowed);
+    assert_eq!(explained.granted_by, ["VIEWER on communities/research"]);
+    let explained = explain("connectors.create", "").await.unwrap();
+    assert!(!explained.allowed);
+    assert_eq!(explained.role_needed, "DEVELOPER on projects/ml");
+    assert_eq!(explained.can_grant, ["users/operator"]);
+    assert!(
+        explain("connectors.create", "users/operator")
+            .await
+            .unwrap()
+            .allowed
+    );
+    assert_eq!(
+        explain("nonsense", "").await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let stranger = world.user("stranger").await;
+    let body = pb::ExplainAccessRequest {
+        resource: "projects/ml".into(),
+        permission: "connectors.get".into(),
+        user: "users/anna".into(),
+    };
+    let status = world
+        .api
+        .explain_access(request(&stranger, body))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::PermissionDenied,
+        "others are explained to who sees the roles"
+    );
+}
