@@ -26,7 +26,8 @@ pub struct Store {
     pub bucket: String,
     /// The secret access key, unlike any other text, so that a search for it finds only leaks.
     pub secret: String,
-    client: Mutex<Client>,
+    /// Started when it is first needed: it takes half a second.
+    client: Mutex<Option<Client>>,
     /// Where bodies pass to and from the client.
     scratch: tempfile::TempDir,
 }
@@ -79,7 +80,6 @@ impl Store {
         bucket: impl Into<String>,
         secret: String,
     ) -> Store {
-        let client = Mutex::new(Client::start(&endpoint, &secret));
         let scratch = tempfile::tempdir().expect("the temporary folder can be written");
         Store {
             process,
@@ -87,7 +87,7 @@ impl Store {
             endpoint,
             bucket: bucket.into(),
             secret,
-            client,
+            client: Mutex::new(None),
             scratch,
         }
     }
@@ -173,6 +173,7 @@ impl Store {
         self.client
             .lock()
             .expect("no story panics while it asks")
+            .get_or_insert_with(|| Client::start(&self.endpoint, &self.secret))
             .ask(&request)
     }
 }

@@ -10,5 +10,6 @@ mod hosts;
 mod identity;
 mod keys;
 mod secrets;
+mod store;
 mod survival;
 mod walk;

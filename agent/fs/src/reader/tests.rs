@@ -383,50 +383,6 @@ async fn an_idle_handle_gives_its_window_to_a_busy_one() {
     world.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an S3 server; prints figures"]
-async fn figures_of_reading() {
-    let store = Arc::new(crate::store::s3::tests::store());
-    let key = Key::new("figures-of-reading");
-    let bytes = some_bytes(256 * MIB);
-    let none = std::collections::BTreeMap::new();
-    let body = crate::store::UploadBody::Bytes(bytes.clone());
-    let etag = store
-        .put(&key, body, &none, crate::store::WriteCondition::None)
-        .await
-        .unwrap();
-    let budget = MemoryBudget::of_this_process();
-    let reader = Reader::new(
-        store.clone(),
-        budget.clone(),
-        ReaderOptions::default(),
-        Handle::current(),
-    );
-    for step in [128 * KIB, MIB] {
-        let (handle, started) = (reader.open(key.clone(), etag.clone(), 256 * MIB), Instant::now());
-        for offset in (0..256 * MIB).step_by(step as usize) {
-            let read = handle.read(offset, step).await.unwrap();
-            assert!(read == bytes.slice(offset as usize..(offset + step) as usize));
-        }
-        let rate = 268.4 / started.elapsed().as_secs_f64();
-        eprintln!("sequential, {} KiB a read: {rate:.0} MB/s", step / KIB);
-    }
-    let (handle, started) = (reader.open(key.clone(), etag, 256 * MIB), Instant::now());
-    for n in 1..=500_u64 {
-        let offset = (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 30) % (255 * MIB);
-        let read = handle.read(offset, 4 * KIB).await.unwrap();
-        assert!(read == bytes.slice(offset as usize..(offset + 4 * KIB) as usize));
-    }
-    eprintln!(
-        "random 4 KiB: {:.0} reads/s",
-        500.0 / started.elapsed().as_secs_f64()
-    );
-    drop(handle);
-    reader.finished().await;
-    assert_eq!(budget.used_bytes(), 0);
-    store.delete(&[key]).await.unwrap();
-}
-
 #[test]
 fn parts_end_on_bounds_and_none_is_tiny() {
     assert_eq!(part_bytes(MIB, 8 * MIB), MIB);

@@ -12,7 +12,7 @@ mod delete;
 mod failure;
 mod options;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod text;
 
 use std::collections::{BTreeMap, HashMap};
