@@ -76,8 +76,8 @@ struct Done {
 enum Outcome {
     /// Mounted, or given a key: what the worker said at once.
     Serves(WorkerStatus),
-    /// Unmounted by a removal, and out of the ledger.
-    Removed,
+    /// Unmounted by a removal, for the reason that it gave, and out of the ledger.
+    Removed(String),
     /// Nothing to report.
     Nothing,
 }
@@ -214,6 +214,10 @@ impl Reconciler {
         let record = observed.record(uid).cloned();
         let order = desired.orders.get(&uid).cloned();
         let place = plan::place_of(uid, desired, observed, &self.mounter.mount_root);
+        let removal = desired.removals.get(&uid).cloned().unwrap_or(Removal {
+            reason: String::new(),
+            grace: Duration::ZERO,
+        });
         // A start or restart works on the ordered place, everything else on the recorded one.
         let wanted = order
             .as_ref()
@@ -237,20 +241,16 @@ impl Reconciler {
             }),
             Step::Finish(_) => self.tasks.spawn_blocking(move || Done {
                 uid,
-                outcome: strike(&ledger, uid),
+                outcome: strike(&ledger, uid, removal.reason),
             }),
             Step::Stop(_) => {
-                let removal = desired.removals.get(&uid).cloned().unwrap_or(Removal {
-                    reason: String::new(),
-                    grace: Duration::ZERO,
-                });
                 let path = path.clone();
                 self.tasks.spawn(async move {
                     let stopped = mounter
                         .stop(uid, &path, record, removal.grace, false, cancel)
                         .await;
                     let outcome = match stopped {
-                        Ok(Stopped::Done) => struck(ledger, uid).await,
+                        Ok(Stopped::Done) => struck(ledger, uid, removal.reason).await,
                         Ok(Stopped::Interrupted) => Ok(Outcome::Nothing),
                         Err(error) => Err(error),
                     };
@@ -332,10 +332,10 @@ impl Reconciler {
                         .learned(uid, &record.path, record.worker.pid, status, now);
                 }
             }
-            Ok(Outcome::Removed) => {
+            Ok(Outcome::Removed(reason)) => {
                 tracing::info!(assignment = %uid, path = %path.display(), "mount is removed");
                 self.troubles.forget(uid);
-                self.remember_gone(uid, path, now);
+                self.remember_gone(uid, path, &reason, now);
             }
             Ok(Outcome::Nothing) => {}
             Err(error) => {
@@ -486,18 +486,18 @@ fn with_spec(
 }
 
 /// A removal that was carried out leaves the ledger.
-fn strike(ledger: &Ledger, uid: Uuid) -> Result<Outcome, MountError> {
+fn strike(ledger: &Ledger, uid: Uuid, reason: String) -> Result<Outcome, MountError> {
     ledger
         .change(|held| Ok::<_, LedgerError>(held.after_removal(&uid.to_string())))
-        .map(|()| Outcome::Removed)
+        .map(|()| Outcome::Removed(reason))
         .map_err(|error| MountError::Host {
             reason: "LedgerUnwritable",
             message: format!("unmounted, but the ledger cannot be written: {error}; free some space"),
         })
 }
 
-async fn struck(ledger: Arc<Ledger>, uid: Uuid) -> Result<Outcome, MountError> {
-    match tokio::task::spawn_blocking(move || strike(&ledger, uid)).await {
+async fn struck(ledger: Arc<Ledger>, uid: Uuid, reason: String) -> Result<Outcome, MountError> {
+    match tokio::task::spawn_blocking(move || strike(&ledger, uid, reason)).await {
         Ok(outcome) => outcome,
         // The next agent finds nothing mounted and strikes it then.
         Err(_) => Ok(Outcome::Nothing),

@@ -324,8 +324,11 @@ impl Mounter {
         let begun = Instant::now();
         loop {
             let error = match Worker::connect(&socket) {
-                // Not the one before it, whose files are still open and which listens until they are closed.
-                Ok(worker) if worker.hello().serves.is_none() => return Ok(worker),
+                // Not the one before it, whose files are still open and which listens until they are closed, and not
+                // one that an agent before us has started and lost.
+                Ok(worker) if worker.hello().serves.is_none() && worker.hello().pid == child.id() => {
+                    return Ok(worker);
+                }
                 Ok(_) => None,
                 Err(error @ (WorkerError::Version { .. } | WorkerError::OutOfTurn)) => {
                     return Err(worker_failed(&error));

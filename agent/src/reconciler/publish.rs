@@ -81,6 +81,12 @@ impl Reconciler {
                 .mounts
                 .insert(uid, facts.describe(before.mounts.get(&uid), wall));
         }
+        // A removal that has left the ledger this very moment; its task is not settled yet.
+        for uid in self.running.keys() {
+            if let (false, Some(mount)) = (status.mounts.contains_key(uid), before.mounts.get(uid)) {
+                status.mounts.insert(*uid, mount.clone());
+            }
+        }
         self.gone.retain(|uid, (_, since)| {
             now.duration_since(*since) < GONE_REPORTED_FOR && !desired.orders.contains_key(uid)
         });
@@ -97,7 +103,11 @@ impl Reconciler {
     }
 
     /// Keeps an unmount for the reports to come.
-    pub(super) fn remember_gone(&mut self, uid: Uuid, path: PathBuf, now: Instant) {
+    pub(super) fn remember_gone(&mut self, uid: Uuid, path: PathBuf, reason: &str, now: Instant) {
+        if self.gone.contains_key(&uid) {
+            // The catalog repeats a removal until it has heard that it is done.
+            return;
+        }
         let known = self.status.borrow().mounts.get(&uid).cloned();
         let mount = known.unwrap_or_else(|| MountStatus {
             about: nameless(uid),
@@ -108,7 +118,7 @@ impl Reconciler {
             mount_time: None,
         });
         self.gone
-            .insert(uid, (mount.unmounted("Removed", self.clock.now()), now));
+            .insert(uid, (mount.unmounted(reason, self.clock.now()), now));
     }
 }
 
