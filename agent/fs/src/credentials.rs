@@ -8,10 +8,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_config::BehaviorVersion;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::HttpClient;
@@ -78,7 +78,9 @@ impl Credential {
             in_files = in_files.profile_name(profile);
         }
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(in_files.build());
+            .or_else(in_files.build())
+            // Without any, the credentials' own chain would ask the network after all.
+            .or_else(Region::new("us-east-1"));
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .region(region);

@@ -226,21 +226,26 @@ enum Race {
     Lost(ObjectInfo),
 }
 
-/// `name.mooring-conflict-20260102T030405Z-1a2b3c4d`, the name cut so that both limits hold.
+/// `name.mooring-conflict-20260102T030405Z-1a2b3c4d`, the name cut so that both limits hold; so deep that
+/// there is no room for it, the copy goes to the next folder above that has some.
 fn conflict_key(key: &Key, at: SystemTime, metadata: &Metadata) -> Key {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let time = OffsetDateTime::from(at).format(&format).unwrap_or_default();
-    let id: String = metadata
-        .get(METADATA_COMMIT)
-        .map(|id| id.chars().take(8).collect())
-        .unwrap_or_default();
+    let commit = metadata.get(METADATA_COMMIT);
+    let id: String = commit.map(|id| id.chars().take(8).collect()).unwrap_or_default();
     let suffix = format!(".mooring-conflict-{time}-{id}");
-    let (folder, name) = match key.as_str().rfind('/') {
+    let (mut folder, name) = match key.as_str().rfind('/') {
         Some(slash) => key.as_str().split_at(slash + 1),
         None => ("", key.as_str()),
     };
-    let room =
-        (NAME_BYTES_MAX - suffix.len()).min((KEY_BYTES_MAX - suffix.len()).saturating_sub(folder.len()));
+    while folder.len() + suffix.len() >= KEY_BYTES_MAX {
+        let above = folder
+            .trim_end_matches('/')
+            .rfind('/')
+            .map_or(0, |slash| slash + 1);
+        folder = &folder[..above];
+    }
+    let room = (NAME_BYTES_MAX - suffix.len()).min(KEY_BYTES_MAX - suffix.len() - folder.len());
     let mut cut = name.len().min(room);
     while !name.is_char_boundary(cut) {
         cut -= 1;

@@ -1,1 +1,474 @@
+//! The operations over the bucket in memory, without a kernel.
 
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::budget::MemoryBudget;
+use crate::handle::{Access, HandleId};
+use crate::namespace::inode::ROOT;
+use crate::reader::ReaderOptions;
+use crate::store::StoreError;
+use crate::store::memory::{Call, Fault, MemoryStore};
+
+struct World {
+    store: Arc<MemoryStore>,
+    fs: Arc<Filesystem>,
+    _staging: tempfile::TempDir,
+}
+
+const READ: Access = Access {
+    read: true,
+    write: false,
+    append: false,
+};
+const WRITE: Access = Access {
+    read: true,
+    write: true,
+    append: false,
+};
+
+impl World {
+    fn new() -> World {
+        World::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> World {
+        let store = Arc::new(MemoryStore::new());
+        let staging = tempfile::tempdir().unwrap();
+        let mut settings = Settings {
+            prefix: Prefix::new(""),
+            read_only: false,
+            metadata_ttl: Duration::from_secs(60),
+            presentation: Presentation {
+                uid: 1,
+                gid: 2,
+                file_mode: 0o640,
+                dir_mode: 0o750,
+            },
+            staging: staging.path().to_owned(),
+        };
+        change(&mut settings);
+        let runtime = Handle::current();
+        let budget = MemoryBudget::new(64 << 20);
+        let reader = Reader::new(store.clone(), budget, ReaderOptions::default(), runtime.clone());
+        let parts = Parts {
+            store: store.clone(),
+            reader,
+            runtime,
+        };
+        World {
+            store,
+            fs: Filesystem::new(settings, parts),
+            _staging: staging,
+        }
+    }
+
+    async fn find(&self, path: &str) -> Result<Ino, FsError> {
+        let mut at = ROOT;
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            at = self.fs.lookup(at, &name(component)).await?.attributes.ino;
+        }
+        Ok(at)
+    }
+
+    async fn names(&self, path: &str) -> Vec<String> {
+        let folder = self.find(path).await.unwrap();
+        let handle = self.fs.open_folder(folder).unwrap();
+        let mut names = Vec::new();
+        let mut position = 0;
+        loop {
+            let batch = self.fs.list(handle, position).await.unwrap();
+            let Some((_, _, after)) = batch.entries.last() else {
+                break;
+            };
+            position = *after;
+            names.extend(batch.entries.iter().map(|(name, _, _)| name.as_str().to_owned()));
+        }
+        self.fs.release_folder(handle);
+        names.sort();
+        names
+    }
+
+    async fn close(&self, handle: HandleId) -> Result<(), FsError> {
+        let flushed = self.fs.flush(handle).await;
+        self.fs.release(handle);
+        flushed
+    }
+
+    async fn write(&self, path: &str, bytes: &[u8]) -> Result<(), FsError> {
+        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+        let folder = self.find(folder).await?;
+        let existing = Existing::Truncate;
+        let (_, opened) = self
+            .fs
+            .create_or_open(folder, &name(file), WRITE, existing)
+            .await?;
+        self.fs.write(opened.handle, 0, bytes)?;
+        self.close(opened.handle).await
+    }
+
+    async fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
+        let ino = self.find(path).await?;
+        let opened = self.fs.open(ino, READ, false).await?;
+        let bytes = self
+            .fs
+            .read(opened.handle, 0, 1 << 20)
+            .await
+            .map(|bytes| bytes.to_vec());
+        self.fs.release(opened.handle);
+        bytes
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), FsError> {
+        let (from_folder, from_name) = from.rsplit_once('/').unwrap_or(("", from));
+        let (to_folder, to_name) = to.rsplit_once('/').unwrap_or(("", to));
+        let (from, to) = (self.find(from_folder).await?, self.find(to_folder).await?);
+        self.fs
+            .rename((from, &name(from_name)), (to, &name(to_name)), false)
+            .await
+    }
+
+    fn requests(&self, call: Call) -> usize {
+        self.store
+            .called()
+            .iter()
+            .filter(|made| made.call == call)
+            .count()
+    }
+}
+
+fn name(text: &str) -> FileName {
+    FileName::parse(OsStr::new(text)).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_and_listed_and_in_the_bucket_after_close() {
+    let world = World::new();
+    world.write("a.txt", b"hello").await.unwrap();
+    assert_eq!(world.store.object("a.txt").unwrap().0, "hello");
+    assert_eq!(world.read("a.txt").await.unwrap(), b"hello");
+    assert_eq!(world.names("").await, ["a.txt"]);
+    world.write("a.txt", b"again").await.unwrap();
+    assert_eq!(world.read("a.txt").await.unwrap(), b"again");
+}
+
+#[tokio::test]
+async fn a_listing_answers_lookups_without_further_requests() {
+    let world = World::new();
+    for at in 0..50 {
+        world.store.insert(&format!("d/{at}"), "x");
+    }
+    assert_eq!(world.names("d").await.len(), 50);
+    let folder = world.find("d").await.unwrap();
+    let before = world.store.called().len();
+    for at in 0..50 {
+        world.fs.lookup(folder, &name(&at.to_string())).await.unwrap();
+    }
+    let absent = world.fs.lookup(folder, &name("absent")).await;
+    assert!(matches!(absent, Err(FsError::NotFound)));
+    assert_eq!(world.store.called().len(), before);
+}
+
+#[tokio::test]
+async fn a_folder_of_many_pages_is_listed_whole() {
+    let world = World::new();
+    for at in 0..2500 {
+        world.store.insert(&format!("d/{at:05}"), "x");
+    }
+    assert_eq!(world.names("d").await.len(), 2500);
+    assert_eq!(world.requests(Call::Head), 1);
+}
+
+#[tokio::test]
+async fn a_folder_hides_a_file_of_the_same_name_and_reports_it() {
+    let world = World::new();
+    world.store.insert("both", "file");
+    world.store.insert("both/inside", "x");
+    world.store.insert("x//y", "x");
+    assert_eq!(world.names("").await, ["both", "x"]);
+    assert_eq!(world.names("both").await, ["inside"]);
+    assert_eq!(world.names("x").await, Vec::<String>::new());
+    let (count, mut examples) = world.fs.hidden_keys();
+    examples.sort();
+    assert_eq!((count, examples), (2, vec!["both".to_owned(), "x//".to_owned()]));
+    assert_eq!(
+        world
+            .fs
+            .extended_attribute(ROOT, "user.mooring.hidden_keys")
+            .unwrap(),
+        b"both"
+    );
+}
+
+#[tokio::test]
+async fn a_mount_below_a_prefix_shows_and_writes_only_there() {
+    let world = World::with(|settings| settings.prefix = Prefix::new("team/data"));
+    world.store.insert("team/data/in", "x");
+    world.store.insert("team/out", "x");
+    assert_eq!(world.names("").await, ["in"]);
+    world.write("new", b"1").await.unwrap();
+    assert_eq!(world.store.keys(), ["team/data/in", "team/data/new", "team/out"]);
+}
+
+#[tokio::test]
+async fn a_read_only_mount_refuses_every_change() {
+    let world = World::with(|settings| settings.read_only = true);
+    world.store.insert("d/f", "x");
+    let folder = world.find("d").await.unwrap();
+    let file = world.find("d/f").await.unwrap();
+    let change = AttributeChange {
+        size: None,
+        mtime: Some(SystemTime::UNIX_EPOCH),
+    };
+    let f = name("f");
+    let results = [
+        world.write("new", b"x").await,
+        world.fs.open(file, WRITE, false).await.map(|_| ()),
+        world.fs.remove_file(folder, &f).await,
+        world.fs.remove_folder(ROOT, &name("d")).await,
+        world.fs.make_folder(ROOT, &name("n")).await.map(|_| ()),
+        world.rename("d", "e").await,
+        world.fs.set_attributes(file, None, change).await.map(|_| ()),
+    ];
+    for result in results {
+        assert!(matches!(result, Err(FsError::ReadOnly)), "{result:?}");
+    }
+    assert_eq!(world.store.keys(), ["d/f"]);
+}
+
+#[tokio::test]
+async fn an_open_file_that_is_removed_or_replaced_keeps_its_bytes() {
+    let world = World::new();
+    world.store.insert("f", "first");
+    world.store.insert("g", "second");
+    let ino = world.find("f").await.unwrap();
+    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    world.rename("g", "f").await.unwrap();
+    assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "first");
+    assert_eq!(world.read("f").await.unwrap(), b"second");
+    world.fs.remove_file(ROOT, &name("f")).await.unwrap();
+    assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "first");
+    world.fs.release(opened.handle);
+    assert_eq!(world.store.keys(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_open_file_follows_its_renames() {
+    let world = World::new();
+    world.store.insert("d/f", "bytes");
+    let ino = world.find("d/f").await.unwrap();
+    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    assert_eq!(world.fs.read(opened.handle, 0, 2).await.unwrap(), "by");
+    world.rename("d/f", "d/g").await.unwrap();
+    world.rename("d", "e").await.unwrap();
+    assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "bytes");
+    assert_eq!(world.store.keys(), ["e/", "e/g"]);
+    assert_eq!(world.names("").await, ["e"]);
+    assert_eq!(world.names("e").await, ["g"]);
+}
+
+#[tokio::test]
+async fn a_reader_never_mixes_two_versions() {
+    let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
+    world.store.insert("f", vec![b'a'; 30_000_000]);
+    let ino = world.find("f").await.unwrap();
+    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    assert_eq!(world.fs.read(opened.handle, 0, 4).await.unwrap(), "aaaa");
+    world.store.insert("f", vec![b'b'; 30_000_000]);
+    let late = world.fs.read(opened.handle, 29_000_000, 4).await;
+    assert!(matches!(late, Err(FsError::Changed)), "{late:?}");
+    assert_eq!(&world.read("f").await.unwrap()[..4], b"bbbb");
+}
+
+#[tokio::test]
+async fn folders_are_made_kept_and_removed() {
+    let world = World::new();
+    world.fs.make_folder(ROOT, &name("d")).await.unwrap();
+    assert!(matches!(
+        world.fs.make_folder(ROOT, &name("d")).await,
+        Err(FsError::Exists)
+    ));
+    world.write("d/f", b"x").await.unwrap();
+    assert!(matches!(
+        world.fs.remove_folder(ROOT, &name("d")).await,
+        Err(FsError::NotEmpty)
+    ));
+    let folder = world.find("d").await.unwrap();
+    assert!(matches!(
+        world.fs.remove_folder(folder, &name("f")).await,
+        Err(FsError::NotFolder)
+    ));
+    assert!(matches!(
+        world.fs.remove_file(ROOT, &name("d")).await,
+        Err(FsError::IsFolder)
+    ));
+    world.fs.remove_file(folder, &name("f")).await.unwrap();
+    assert_eq!(world.store.keys(), ["d/"]);
+    world.fs.remove_folder(ROOT, &name("d")).await.unwrap();
+    assert_eq!(world.store.keys(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_folder_that_becomes_empty_stays() {
+    let world = World::new();
+    world.store.insert("implicit/only", "x");
+    let folder = world.find("implicit").await.unwrap();
+    world.fs.remove_file(folder, &name("only")).await.unwrap();
+    assert_eq!(world.store.keys(), ["implicit/"]);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_moved_whole_is_not_moved_at_all() {
+    let world = World::new();
+    for file in ["d/a", "d/b", "d/c"] {
+        world.store.insert(file, "x");
+    }
+    world.store.plan(
+        Call::Copy,
+        Fault::Fail(StoreError::Denied {
+            code: "AccessDenied".to_owned(),
+        }),
+    );
+    assert!(world.rename("d", "e").await.is_err());
+    assert_eq!(world.store.keys(), ["d/a", "d/b", "d/c"]);
+    assert_eq!(world.read("d/b").await.unwrap(), b"x");
+    world.rename("d", "e").await.unwrap();
+    assert_eq!(world.store.keys(), ["e/", "e/a", "e/b", "e/c"]);
+}
+
+#[tokio::test]
+async fn a_failed_close_says_so_and_the_bytes_stay_until_they_are_uploaded() {
+    let world = World::new();
+    let (found, opened) = world
+        .fs
+        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+        .await
+        .unwrap();
+    let ino = found.attributes.ino;
+    world.fs.write(opened.handle, 0, b"precious").unwrap();
+    let unreachable = StoreError::Unavailable {
+        reason: "no route".to_owned(),
+    };
+    world.store.plan(Call::Put, Fault::Fail(unreachable));
+    assert!(world.fs.flush(opened.handle).await.is_err());
+    assert_eq!(
+        world.fs.extended_attribute(ino, "user.mooring.state").unwrap(),
+        b"dirty"
+    );
+    assert_eq!(world.fs.release(opened.handle), Some(ino));
+    assert_eq!(world.fs.health().writable, Some(false));
+    assert_eq!(world.read("f").await.unwrap(), b"precious");
+    world.fs.settle(ino).await;
+    assert_eq!(world.store.object("f").unwrap().0, "precious");
+    assert_eq!(
+        world.fs.extended_attribute(ino, "user.mooring.state").unwrap(),
+        b"clean"
+    );
+    assert_eq!(world.fs.activity(), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_size_set_by_path_is_in_the_bucket_at_once() {
+    let world = World::new();
+    world.store.insert("f", "0123456789");
+    let ino = world.find("f").await.unwrap();
+    let change = AttributeChange {
+        size: Some(4),
+        mtime: None,
+    };
+    world.fs.set_attributes(ino, None, change).await.unwrap();
+    assert_eq!(world.store.object("f").unwrap().0, "0123");
+}
+
+#[tokio::test]
+async fn a_modification_time_is_kept_and_stored_with_the_next_write() {
+    let world = World::new();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let change = AttributeChange {
+        size: None,
+        mtime: Some(time),
+    };
+    let (found, opened) = world
+        .fs
+        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+        .await
+        .unwrap();
+    world.fs.write(opened.handle, 0, b"x").unwrap();
+    world
+        .fs
+        .set_attributes(found.attributes.ino, Some(opened.handle), change)
+        .await
+        .unwrap();
+    world.close(opened.handle).await.unwrap();
+    assert_eq!(world.store.object("f").unwrap().1.metadata["mtime"], "1000000");
+    assert_eq!(
+        world
+            .fs
+            .get_attributes(found.attributes.ino)
+            .await
+            .unwrap()
+            .attributes
+            .mtime,
+        time
+    );
+}
+
+#[tokio::test]
+async fn names_that_no_key_can_have_are_refused() {
+    let world = World::new();
+    let long = "x".repeat(255);
+    let mut parent = ROOT;
+    for _ in 0..3 {
+        parent = world
+            .fs
+            .make_folder(parent, &name(&long))
+            .await
+            .unwrap()
+            .attributes
+            .ino;
+    }
+    let created = world.fs.create(parent, &name(&long), WRITE);
+    assert!(created.is_ok(), "4 × 255 and three slashes are within 1024 bytes");
+    let last = world
+        .fs
+        .make_folder(parent, &name(&"y".repeat(254)))
+        .await
+        .unwrap()
+        .attributes
+        .ino;
+    assert!(matches!(
+        world.fs.create(last, &name("zz"), WRITE),
+        Err(FsError::NameTooLong)
+    ));
+    assert!(matches!(
+        world.fs.lookup(last, &name("zzzz")).await,
+        Err(FsError::NotFound)
+    ));
+}
+
+#[tokio::test]
+async fn inodes_leave_the_table_when_nobody_holds_them() {
+    let world = World::new();
+    world.store.insert("a/b/c", "x");
+    let (a, b, c) = (
+        world.find("a").await.unwrap(),
+        world.find("a/b").await.unwrap(),
+        world.find("a/b/c").await.unwrap(),
+    );
+    let again = world.find("a/b/c").await.unwrap();
+    assert_eq!(c, again, "a number is stable while it is held");
+    world.fs.forget(a, 4);
+    world.fs.forget(b, 3);
+    assert!(world.fs.get_attributes(b).await.is_ok(), "kept for what is below");
+    world.fs.forget(c, 2);
+    for ino in [a, b, c] {
+        assert!(matches!(
+            world.fs.get_attributes(ino).await,
+            Err(FsError::NotFound)
+        ));
+    }
+    let later = world.find("a").await.unwrap();
+    assert!(later > c, "a number is never given out twice");
+}
