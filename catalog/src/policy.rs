@@ -204,6 +204,12 @@ pub async fn holds(
     let operator = match need.operators {
         Operators::Never => false,
         Operators::OnRealm => *scope == Scope::Realm && store::access::is_operator(snapshot, user).await?,
+        Operators::OnRealmAndOrphans => {
+            rules_itself(snapshot, scope)
+                .await?
+                .is_none_or(|rules_itself| !rules_itself)
+                && store::access::is_operator(snapshot, user).await?
+        }
         Operators::Anywhere => store::access::is_operator(snapshot, user).await?,
     };
     if operator {
@@ -213,6 +219,23 @@ pub async fn holds(
         .await?
         .unwrap_or_default();
     Ok(role_holds(need, scope, standing))
+}
+
+/// Whether a scope has people of its own who grant roles on it; `None` for the realm. A project is never without: its
+/// community's Admins, or whoever the operators make that.
+async fn rules_itself(snapshot: &Snapshot, scope: &Scope) -> Result<Option<bool>, Error> {
+    match scope {
+        Scope::Realm => Ok(None),
+        Scope::Project(_) => Ok(Some(true)),
+        Scope::Community(_) => match store::access::scope_uid(snapshot, scope).await? {
+            Some(uid) => {
+                let admins = store::access::enabled_users_with(snapshot, uid, Role::Admin).await?;
+                Ok(Some(!admins.is_empty()))
+            }
+            // What does not exist must look like what is hidden.
+            None => Ok(Some(true)),
+        },
+    }
 }
 
 /// Whether the roles on the scope itself give the permission.

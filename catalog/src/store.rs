@@ -256,13 +256,24 @@ impl Writing {
 
 /// What the database says, as an [`Error`]. Everything it can say means that nothing was changed.
 fn failed(error: DbErr) -> Error {
-    match &error {
-        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) | DbErr::Exec(_) | DbErr::Query(_)
-            if error.sql_err().is_none() =>
-        {
-            Error::Store(Box::new(error))
-        }
-        // Keys and references are checked before they are written, inside the transaction: a violation is our mistake.
-        _ => Error::internal(error),
+    /// SQLITE_ERROR: the statement itself is wrong, and stays so however often it is tried.
+    const STATEMENT_WRONG: &str = "1";
+    let cause = match &error {
+        DbErr::Exec(cause) | DbErr::Query(cause) | DbErr::Conn(cause) => Some(cause),
+        _ => None,
+    };
+    let wrong = match cause {
+        Some(sea_orm::RuntimeErr::SqlxError(cause)) => cause
+            .as_database_error()
+            .and_then(|cause| cause.code())
+            .is_some_and(|code| code == STATEMENT_WRONG),
+        Some(sea_orm::RuntimeErr::Internal(_)) | None => false,
+    };
+    let elsewhere = cause.is_some() || matches!(error, DbErr::ConnectionAcquire(_));
+    // Keys and references are checked before they are written, inside the transaction: a violation is our mistake.
+    if elsewhere && !wrong && error.sql_err().is_none() {
+        Error::Store(Box::new(error))
+    } else {
+        Error::internal(error)
     }
 }

@@ -21,6 +21,8 @@ use crate::ops::{Catalog, Settings, realm};
 use crate::policy::{Caller, Identity};
 use crate::store::Store;
 
+pub(crate) mod fleet;
+
 /// A catalog and what it lives on.
 pub(crate) struct World {
     /// The handlers.

@@ -15,6 +15,7 @@ use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use crate::domain::Error;
 use crate::ops::Catalog;
@@ -90,9 +91,10 @@ where
                 .map(|address| address.ip());
             match admit(&catalog, &limiter, &rpc, &caller, address).await {
                 Ok(()) => {
-                    tracing::debug!(%rpc, caller = %caller, "call");
+                    // What handlers and the store log carries who called and what.
+                    let span = tracing::info_span!("call", %rpc, %caller);
                     request.extensions_mut().insert(Arc::new(caller));
-                    inner.call(request).await
+                    inner.call(request).instrument(span).await
                 }
                 Err(status) => Ok(status.into_http()),
             }

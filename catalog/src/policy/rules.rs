@@ -2,7 +2,7 @@
 //! another prints it as a matrix of roles × permissions.
 
 use crate::domain::access::Role::{self, Admin, Developer, Editor, Viewer};
-use Operators::{Anywhere, Never, OnRealm};
+use Operators::{Anywhere, Never, OnRealm, OnRealmAndOrphans};
 use Permission::*;
 
 /// Something that can be permitted. Its name, such as `connectors.create`, is what denials and ExplainAccess speak of.
@@ -100,6 +100,8 @@ pub enum Operators {
     Never,
     /// When it is asked for on the realm.
     OnRealm,
+    /// On the realm, and on communities that nobody administers any more: somebody must be able to hand those on.
+    OnRealmAndOrphans,
     /// Also on every project and community.
     Anywhere,
 }
@@ -133,8 +135,8 @@ pub const NEEDS: &[Need] = &[
     need(ProjectsGet,               "projects.get",                  Some(Viewer),    None,            Anywhere),
     need(ProjectsUpdate,            "projects.update",               Some(Editor),    None,            Never),
     need(ProjectsDelete,            "projects.delete",               Some(Editor),    None,            Never),
-    need(AccessList,                "access.list",                   Some(Viewer),    Some(Viewer),    OnRealm),
-    need(AccessGrant,               "access.grant",                  Some(Admin),     Some(Admin),     OnRealm),
+    need(AccessList,                "access.list",                   Some(Viewer),    Some(Viewer),    OnRealmAndOrphans),
+    need(AccessGrant,               "access.grant",                  Some(Admin),     Some(Admin),     OnRealmAndOrphans),
     need(SecretsGet,                "secrets.get",                   Some(Viewer),    None,            Never),
     need(SecretsCreate,             "secrets.create",                Some(Developer), None,            Never),
     need(SecretsUpdate,             "secrets.update",                Some(Developer), None,            Never),
@@ -148,7 +150,7 @@ pub const NEEDS: &[Need] = &[
     need(ConnectorsPublish,         "connectors.publish",            Some(Editor),    None,            Never),
     need(PublicationsCreate,        "publications.create",           None,            Some(Developer), Never),
     need(PublicationsGet,           "publications.get",              None,            Some(Viewer),    Never),
-    need(PublicationsUpdate,        "publications.update",           Some(Editor),    Some(Editor),          Never),
+    need(PublicationsUpdate,        "publications.update",           Some(Editor),    Some(Editor),    Never),
     need(PublicationsWithdraw,      "publications.withdraw",         Some(Editor),    Some(Editor),    Never),
     need(ImportsGet,                "imports.get",                   Some(Viewer),    None,            Never),
     need(ImportsManage,             "imports.manage",                Some(Editor),    None,            Never),

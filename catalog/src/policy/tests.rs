@@ -158,6 +158,7 @@ fn the_matrix_of_roles_and_permissions_is_the_reviewed_one() {
         let operators = match need.operators {
             Operators::Never => "-",
             Operators::OnRealm => "realm",
+            Operators::OnRealmAndOrphans => "realm, communities without an enabled admin",
             Operators::Anywhere => "everywhere",
         };
         writeln!(text, " {operators}").unwrap();

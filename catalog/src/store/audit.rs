@@ -22,6 +22,7 @@ pub(super) async fn insert(writing: &Writing, revision: i64, change: Change) -> 
     let first = events
         .first()
         .ok_or_else(|| Error::internal(format!("{method} changed nothing")))?;
+    tracing::debug!(revision, method, %actor, resource = %first.resource, "change");
     let row = audit::Model {
         revision,
         event_time: micros(writing.now()),

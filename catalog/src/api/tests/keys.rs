@@ -2,6 +2,7 @@
 
 use mooring_proto::v1 as pb;
 use pb::connector_service_server::ConnectorService as _;
+use pb::publication_service_server::PublicationService as _;
 use pb::secret_service_server::SecretService as _;
 use tonic::{Code, Status};
 
@@ -472,4 +473,106 @@ async fn viewers_see_connectors_and_secrets_and_change_neither() {
         [add, delete].map(|result| result.unwrap_err().code())
     };
     assert_eq!(denied(&viewer).await, [Code::PermissionDenied; 2]);
+}
+
+#[tokio::test]
+async fn what_is_published_is_changed_by_editors_only() {
+    let world = world().await;
+    let connector = world.connector("data", "ml", &world.operator).await;
+    let developer = world
+        .user_with("developer", pb::Role::Developer, "projects/ml", &world.operator)
+        .await;
+    let rename = || pb::UpdateConnectorRequest {
+        connector: Some(pb::Connector {
+            name: connector.name.clone(),
+            display_name: "New".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let widen = |mode: pb::Mode| pb::UpdateConnectorRequest {
+        connector: Some(pb::Connector {
+            name: connector.name.clone(),
+            mode: mode.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let rotate = || pb::AddSecretVersionRequest {
+        parent: connector.secret.clone(),
+        secret_access_key: "other".into(),
+        ..Default::default()
+    };
+    let update = |caller: &Caller, body| world.api.update_connector(request(caller, body));
+    update(&developer, widen(pb::Mode::ReadWrite)).await.unwrap();
+    world
+        .api
+        .add_secret_version(request(&developer, rotate()))
+        .await
+        .unwrap();
+
+    let body = pb::PublishConnectorRequest {
+        connector: connector.name.clone(),
+        community: "communities/research".into(),
+        ..Default::default()
+    };
+    world
+        .api
+        .publish_connector(request(&world.operator, body))
+        .await
+        .unwrap();
+    let body = pb::GetConnectorRequest {
+        name: connector.name.clone(),
+    };
+    assert!(
+        world
+            .api
+            .get_connector(request(&developer, body))
+            .await
+            .unwrap()
+            .into_inner()
+            .published
+    );
+
+    update(&developer, rename()).await.unwrap();
+    let denied = update(&developer, widen(pb::Mode::ReadOnly)).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    assert!(
+        denied.message().contains("EDITOR on projects/ml"),
+        "{}",
+        denied.message()
+    );
+    let denied = world
+        .api
+        .add_secret_version(request(&developer, rotate()))
+        .await
+        .unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    let body = pb::DeleteConnectorRequest {
+        name: connector.name.clone(),
+        ..Default::default()
+    };
+    let status = world
+        .api
+        .delete_connector(request(&developer, body))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status
+            .message()
+            .contains("communities/research/publications/data"),
+        "{}",
+        status.message()
+    );
+
+    let editor = world
+        .user_with("editor", pb::Role::Editor, "projects/ml", &world.operator)
+        .await;
+    update(&editor, widen(pb::Mode::ReadOnly)).await.unwrap();
+    world
+        .api
+        .add_secret_version(request(&editor, rotate()))
+        .await
+        .unwrap();
 }

@@ -107,6 +107,36 @@ async fn a_community_keeps_an_admin() {
 }
 
 #[tokio::test]
+async fn operators_hand_on_a_community_that_nobody_administers_and_no_other() {
+    let world = World::new().await;
+    world.community("research").await;
+    let anna = world
+        .user_with("anna", pb::Role::Admin, "communities/research", &world.operator)
+        .await;
+    world
+        .revoke("operator", pb::Role::Admin, "communities/research", &anna)
+        .await
+        .unwrap();
+    world.user("bob").await;
+    let grant = || world.grant("bob", pb::Role::Admin, "communities/research", &world.operator);
+    assert_eq!(grant().await.unwrap_err().code(), Code::PermissionDenied);
+    let body = pb::DisableUserRequest {
+        name: "users/anna".into(),
+    };
+    world
+        .api
+        .disable_user(request(&world.operator, body))
+        .await
+        .unwrap();
+    grant().await.unwrap();
+    assert_eq!(
+        grant().await.unwrap_err().code(),
+        Code::PermissionDenied,
+        "it has an admin again"
+    );
+}
+
+#[tokio::test]
 async fn a_disabled_or_deleted_user_is_refused_at_once() {
     let world = World::new().await;
     let anna = world.user("anna").await;

@@ -5,6 +5,7 @@ use pb::access_service_server::AccessService as _;
 use pb::community_service_server::CommunityService as _;
 use pb::connector_service_server::ConnectorService as _;
 use pb::project_service_server::ProjectService as _;
+use pb::publication_service_server::PublicationService as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -362,5 +363,66 @@ async fn permissions_can_be_tested_and_explained() {
         status.code(),
         Code::PermissionDenied,
         "others are explained to who sees the roles"
+    );
+}
+
+/// An Admin of community A who is Developer of B may publish any connector of A's projects in A and in B; a Viewer of C
+/// who is Editor of one project of C may publish that project's connectors where they are Developer, but not in C.
+#[tokio::test]
+async fn publishing_takes_editor_in_the_project_and_developer_in_the_community() {
+    let world = World::new().await;
+    for community in ["a", "b", "c"] {
+        world.community(community).await;
+    }
+    for (project, community) in [("of-a", "a"), ("of-c", "c"), ("also-c", "c")] {
+        world.project(project, community, &world.operator).await;
+        world.connector("data", project, &world.operator).await;
+    }
+    let admin = world
+        .user_with("admin", pb::Role::Admin, "communities/a", &world.operator)
+        .await;
+    world
+        .grant("admin", pb::Role::Developer, "communities/b", &world.operator)
+        .await
+        .unwrap();
+    let viewer = world
+        .user_with("viewer", pb::Role::Viewer, "communities/c", &world.operator)
+        .await;
+    world
+        .grant("viewer", pb::Role::Editor, "projects/of-c", &world.operator)
+        .await
+        .unwrap();
+    for community in ["communities/a", "communities/b"] {
+        world
+            .grant("viewer", pb::Role::Developer, community, &world.operator)
+            .await
+            .unwrap();
+    }
+    let publish = async |caller: &Caller, project: &str, community: &str| {
+        let body = pb::PublishConnectorRequest {
+            connector: format!("projects/{project}/connectors/data"),
+            community: format!("communities/{community}"),
+            publication_id: format!("{project}-data"),
+            ..Default::default()
+        };
+        let status = world.api.publish_connector(request(caller, body)).await.err();
+        status.map(|status| {
+            (
+                status.code(),
+                status.get_error_details().error_info().unwrap().metadata["permission"].clone(),
+            )
+        })
+    };
+    let denied = |permission: &str| Some((Code::PermissionDenied, permission.to_owned()));
+    assert_eq!(publish(&admin, "of-a", "a").await, None);
+    assert_eq!(publish(&admin, "of-a", "b").await, None);
+    assert_eq!(publish(&admin, "of-a", "c").await, denied("publications.create"));
+    assert_eq!(publish(&admin, "of-c", "b").await, denied("connectors.publish"));
+    assert_eq!(publish(&viewer, "of-c", "a").await, None);
+    assert_eq!(publish(&viewer, "of-c", "b").await, None);
+    assert_eq!(publish(&viewer, "of-c", "c").await, denied("publications.create"));
+    assert_eq!(
+        publish(&viewer, "also-c", "a").await,
+        denied("connectors.publish")
     );
 }
