@@ -15,6 +15,8 @@ use crate::ledger::Held;
 /// What this host shall have, and shall no longer have.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredSet {
+    /// The ledger's revision that it is of.
+    pub revision: i64,
     /// By assignment.
     pub orders: BTreeMap<Uuid, Order>,
     /// Assignments that shall be unmounted. Their orders are still among `orders`, if they were ever held.
@@ -113,6 +115,7 @@ impl DesiredSet {
     /// the session has refused them already.
     pub fn of(held: &Held) -> DesiredSet {
         DesiredSet {
+            revision: held.revision,
             orders: held
                 .assignments
                 .iter()

@@ -25,6 +25,8 @@ mod conditions;
 pub struct HostStatus {
     /// Whether every mount has been looked at since the agent began: before that, nothing is worth reporting.
     pub ready: bool,
+    /// The ledger's revision that the mounts were held against.
+    pub revision: i64,
     /// By assignment.
     pub mounts: BTreeMap<Uuid, MountStatus>,
 }

@@ -40,6 +40,7 @@ impl Reconciler {
         let wall = self.clock.now();
         let mut status = HostStatus {
             ready: true,
+            revision: desired.revision,
             ..HostStatus::default()
         };
         for (uid, order) in &desired.orders {

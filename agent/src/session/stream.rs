@@ -248,7 +248,7 @@ impl Session {
     fn report(&mut self, holding_still: Option<&str>) -> Option<pb::Report> {
         let status = self.status.borrow_and_update();
         status.ready.then(|| pb::Report {
-            revision: self.ledger.held().revision,
+            revision: status.revision,
             mounts: status.mounts.values().map(MountStatus::to_report).collect(),
             holding_still: holding_still.unwrap_or_default().to_owned(),
         })
