@@ -7,6 +7,7 @@
 //! progress, since cutting them short would leave half of them done.
 
 mod convert;
+mod listing;
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -16,8 +17,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
@@ -29,11 +30,10 @@ use self::convert::{
 use crate::clock;
 use crate::errno::errno;
 use crate::error::FsError;
-use crate::filesystem::{AttributeChange, Existing, Filesystem, Found};
+use crate::filesystem::{AttributeChange, Existing, Filesystem};
 use crate::handle::HandleId;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::{FileName, NAME_BYTES_MAX};
-use crate::namespace::runs::Entry;
 
 /// Lookups, attributes, listings, opens: beyond the store's own deadline of 30 s for such requests with
 /// its retries, and below the minute after which a program is thought to hang.
@@ -66,9 +66,6 @@ const CAPABILITIES: [InitFlags; 9] = [
 const STATFS_BLOCK_BYTES: u32 = 4096;
 const STATFS_BLOCKS: u64 = 1 << 38; // 1 PiB
 const STATFS_FILES: u64 = 1 << 32;
-
-/// Inode number in a listing without attributes for entries that have none yet; what libfuse uses, too.
-const UNKNOWN_INO: u64 = 0xffff_ffff;
 
 const GENERATION: Generation = Generation(0);
 
@@ -461,46 +458,8 @@ impl fuser::Filesystem for Fuse {
         }
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let folder = Ino(ino.0);
-        let parent = self.filesystem.parent(folder);
-        for (position, known, name) in [(0, folder, "."), (1, parent, "..")] {
-            if offset <= position && reply.add(INodeNo(known.0), position + 1, FileType::Directory, name) {
-                return reply.ok();
-            }
-        }
-        let filesystem = Arc::clone(&self.filesystem);
-        let names = Arc::clone(&self.filesystem);
-        self.answer(
-            debug_span!("readdir", ino = ino.0, offset),
-            Some(QUESTION_DEADLINE),
-            async move { filesystem.list(HandleId(fh.0), offset.saturating_sub(2)).await },
-            move |result| match result {
-                Ok(batch) => {
-                    for (name, entry, after) in batch.entries {
-                        let number = names
-                            .known_ino(folder, &name)
-                            .map_or(UNKNOWN_INO, |known| known.0);
-                        let kind = match entry {
-                            Entry::Folder => FileType::Directory,
-                            Entry::File(_) | Entry::Local => FileType::RegularFile,
-                        };
-                        if reply.add(INodeNo(number), after + 2, kind, name.as_str()) {
-                            break;
-                        }
-                    }
-                    reply.ok();
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+    fn readdir(&self, _request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list_names(Ino(ino.0), HandleId(fh.0), offset, reply);
     }
 
     fn readdirplus(
@@ -509,57 +468,9 @@ impl fuser::Filesystem for Fuse {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let folder = Ino(ino.0);
-        let parent = self.filesystem.parent(folder);
-        for (position, known, name) in [(0, folder, "."), (1, parent, "..")] {
-            // The kernel takes neither the number nor the attributes of these two as a lookup.
-            let seen = fuser::FileAttr {
-                ino: INodeNo(known.0),
-                kind: FileType::Directory,
-                ..absent()
-            };
-            let full = offset <= position
-                && reply.add(
-                    INodeNo(known.0),
-                    position + 1,
-                    name,
-                    &Duration::ZERO,
-                    &seen,
-                    GENERATION,
-                );
-            if full {
-                return reply.ok();
-            }
-        }
-        let filesystem = Arc::clone(&self.filesystem);
-        let found = Arc::clone(&self.filesystem);
-        self.answer(
-            debug_span!("readdirplus", ino = ino.0, offset),
-            Some(QUESTION_DEADLINE),
-            async move { filesystem.list(HandleId(fh.0), offset.saturating_sub(2)).await },
-            move |result| match result {
-                Ok(batch) => {
-                    let times = (batch.asked, batch.verified);
-                    for (name, entry, after) in batch.entries {
-                        let Some(Found { attributes, ttl }) =
-                            found.lookup_listed(folder, (&name, &entry), times)
-                        else {
-                            continue;
-                        };
-                        let seen = attr(&attributes);
-                        if reply.add(seen.ino, after + 2, name.as_str(), &ttl, &seen, GENERATION) {
-                            // It did not fit, so the kernel did not get it.
-                            found.forget(attributes.ino, 1);
-                            break;
-                        }
-                    }
-                    reply.ok();
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-        );
+        self.list_with_attributes(Ino(ino.0), HandleId(fh.0), offset, reply);
     }
 
     fn releasedir(

@@ -50,7 +50,7 @@ pub struct MountOptions {
     #[arg(value_name = "DIR")]
     pub target: PathBuf,
     /// Base URL of the store, such as https://s3.example.org:9000. Without it, Amazon's for the region.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = base_url)]
     pub endpoint: Option<String>,
     /// Region, for the signature. Default: that of the AWS settings, else us-east-1.
     #[arg(long)]
@@ -126,6 +126,21 @@ fn permission_bits(text: &str) -> Result<u16, String> {
     }
 }
 
+fn base_url(text: &str) -> Result<String, String> {
+    let mistake = || Err("give a base URL without a path, such as https://s3.example.org:9000".to_owned());
+    let Ok(url) = text.parse::<http::Uri>() else {
+        return mistake();
+    };
+    let known_scheme = matches!(url.scheme_str(), Some("http" | "https"));
+    let only_host = matches!(url.path(), "" | "/") && url.query().is_none();
+    let plain_host = url.authority().is_some_and(|host| !host.as_str().contains('@'));
+    if known_scheme && only_host && plain_host {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        mistake()
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit_millis = match &text[digits.len()..] {
@@ -164,5 +179,22 @@ mod tests {
         assert_eq!(permission_bits("0640"), Ok(0o640));
         assert!(permission_bits("4755").is_err());
         assert!(permission_bits("rw").is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_a_base_url() {
+        assert_eq!(
+            base_url("http://127.0.0.1:9000/"),
+            Ok("http://127.0.0.1:9000".to_owned())
+        );
+        for wrong in [
+            "127.0.0.1:9000",
+            "ftp://host",
+            "https://host/path",
+            "https://me@host",
+            "https://host?x",
+        ] {
+            assert!(base_url(wrong).is_err(), "{wrong}");
+        }
     }
 }

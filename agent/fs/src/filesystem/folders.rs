@@ -38,10 +38,27 @@ impl Filesystem {
     /// Entries of an open folder from `position` on, waiting for at least one; empty at the end.
     pub async fn list(&self, handle: HandleId, position: u64) -> Result<Batch, FsError> {
         let handle = self.handles.folder(handle)?;
-        handle
-            .view(&self.namespace, position)?
-            .entries(position, BATCH_ENTRIES)
-            .await
+        let view = handle.view(&self.namespace, position)?;
+        let mut position = position;
+        loop {
+            let mut batch = view.entries(position, BATCH_ENTRIES).await?;
+            let Some((_, _, last)) = batch.entries.last() else {
+                return Ok(batch);
+            };
+            position = *last;
+            {
+                let table = self.namespace.table();
+                let folder = table.folder(handle.ino)?;
+                let asked = batch.asked;
+                batch
+                    .entries
+                    .retain(|(name, _, _)| folder.changed_since(name, asked) != Some(None));
+            }
+            // An empty batch would be taken for the end.
+            if !batch.entries.is_empty() {
+                return Ok(batch);
+            }
+        }
     }
 
     /// Inode of the folder above; the mount's own folder is its own.
