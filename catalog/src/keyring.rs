@@ -32,6 +32,14 @@ pub enum KeyringError {
         /// Where the root key was read.
         path: String,
     },
+    /// There is no root key, but a database that needs the one it was written with.
+    #[error(
+        "{path} is missing; put the root key of this database back (secrets cannot be opened without it)"
+    )]
+    Missing {
+        /// Where the root key should be.
+        path: String,
+    },
     /// The file does not hold a key.
     #[error("{path} must hold 32 bytes in hexadecimal; put the right file back")]
     Malformed {
@@ -61,8 +69,7 @@ impl RootKey {
             files::write_new(path, hex.as_bytes(), files::PRIVATE)?;
         }
         let shown = path.display().to_string();
-        let text =
-            files::read_private(path)?.ok_or_else(|| KeyringError::ForeignRootKey { path: shown.clone() })?;
+        let text = files::read_private(path)?.ok_or_else(|| KeyringError::Missing { path: shown.clone() })?;
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         hex::decode_to_slice(text.trim_ascii(), bytes.as_mut_slice())
             .map_err(|_| KeyringError::Malformed { path: shown.clone() })?;
@@ -302,7 +309,11 @@ mod tests {
     #[test]
     fn a_lost_root_key_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(RootKey::load(&dir.path().join("root.key"), false).is_err());
+        let error = RootKey::load(&dir.path().join("root.key"), false)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("root.key is missing"), "{error}");
     }
 
     #[test]

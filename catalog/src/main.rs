@@ -113,6 +113,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<()> {
                 .map_err(anyhow::Error::from_boxed)?;
             let epoch = realm::raise_epoch(&store, &clock)
                 .await
+                .map_err(|error| anyhow::Error::from_boxed(error.into_cause()))
                 .context("the epoch is not raised")?;
             println!("epoch {epoch}: start the catalog, and hosts obey it again");
             Ok(())
@@ -176,10 +177,12 @@ async fn operator_token(config: Config) -> anyhow::Result<()> {
         .map_err(anyhow::Error::from_boxed)?;
     realm::restore_operator(&store, &clock)
         .await
+        .map_err(|error| anyhow::Error::from_boxed(error.into_cause()))
         .context("users/operator is not restored")?;
     let path = realm::operator_file(&directory);
     realm::write_operator_token(&store, &clock, &authority, &endpoint, &path)
         .await
+        .map_err(|error| anyhow::Error::from_boxed(error.into_cause()))
         .context("no join file is written")?;
     println!(
         "log in as the operator: mooring login --join-file {}",

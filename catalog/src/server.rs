@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::config::Config;
+use crate::domain::Error;
 use crate::ops::{Catalog, Settings, realm};
 use crate::store::Store;
 
@@ -41,7 +42,9 @@ impl State {
         let directory = config.state_dir.clone();
         files::create_private_directory(&directory)?;
         let authority = Authority::load_or_create(&directory, &config.trust_domain, clock.now())?;
-        let store = Store::open(&directory.join("catalog.db")).await?;
+        let store = Store::open(&directory.join("catalog.db"))
+            .await
+            .map_err(Error::into_cause)?;
         Ok(Self {
             store,
             authority,
@@ -71,8 +74,12 @@ impl Server {
             clock,
             directory,
         } = State::open(&config, clock).await?;
-        let keyring = realm::open_keyring(&store, &clock, &directory.join("root.key")).await?;
-        let await_operator = realm::initialise(&store, &clock).await?;
+        let keyring = realm::open_keyring(&store, &clock, &directory.join("root.key"))
+            .await
+            .map_err(Error::into_cause)?;
+        let await_operator = realm::initialise(&store, &clock)
+            .await
+            .map_err(Error::into_cause)?;
 
         let listener = tokio::net::TcpListener::bind(config.listen)
             .await
@@ -90,7 +97,9 @@ impl Server {
 
         let operator_file = if await_operator {
             let path = realm::operator_file(&directory);
-            realm::write_operator_token(&store, &clock, &authority, &endpoint, &path).await?;
+            realm::write_operator_token(&store, &clock, &authority, &endpoint, &path)
+                .await
+                .map_err(Error::into_cause)?;
             Some(path)
         } else {
             None
@@ -142,7 +151,7 @@ impl Server {
             paths,
             shutdown.clone(),
         ));
-        catalog.follow_settings().await?;
+        catalog.follow_settings().await.map_err(Error::into_cause)?;
         let upkeep = catalog.clone();
         let upkeep_shutdown = shutdown.clone();
         tasks.spawn(async move { upkeep.upkeep(upkeep_shutdown).await });
@@ -166,7 +175,7 @@ impl Server {
         };
         shutdown.cancel();
         while tasks.join_next().await.is_some() {}
-        catalog.store.close().await?;
+        catalog.store.close().await.map_err(Error::into_cause)?;
         served
     }
 }

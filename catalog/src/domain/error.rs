@@ -86,6 +86,14 @@ impl Error {
         Self::Internal(cause.into())
     }
 
+    /// For whoever sits at the catalog's machine: there the cause is not hidden.
+    pub fn into_cause(self) -> Cause {
+        match self {
+            Self::Internal(cause) => cause,
+            other => Box::new(other),
+        }
+    }
+
     /// One wrong field.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         let mut violations = Violations::default();
