@@ -144,7 +144,10 @@ impl Runs {
         ] {
             remove_file(&path);
         }
-        // Whatever else lies there was not made by this agent and is not its to delete.
+        for path in unfinished(&self.folder(uid)) {
+            remove_file(&path);
+        }
+        // Whatever else lies there was not made by an agent and is not ours to delete.
         let _ = std::fs::remove_dir(self.folder(uid));
     }
 
@@ -169,6 +172,19 @@ const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 fn old_log(log: &Path) -> PathBuf {
     log.with_extension("log.old")
+}
+
+/// Copies of the record that an agent was killed over before they could be renamed.
+fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(".record.json.") && name.ends_with(".tmp"))
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(ours)
+        .collect()
 }
 
 fn remove_file(path: &Path) {
@@ -210,6 +226,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runs = Runs::open(dir.path()).unwrap();
         runs.write(&record()).unwrap();
+        std::fs::write(
+            runs.folder(Uuid::from_u128(1)).join(".record.json.0a.tmp"),
+            "torn",
+        )
+        .unwrap();
         assert_eq!(runs.read_all().unwrap()[&Uuid::from_u128(1)], record());
         runs.remove(Uuid::from_u128(1));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
