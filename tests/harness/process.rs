@@ -14,6 +14,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// How long the log was before: what an earlier run of the same program has said does not count.
+    said_before: usize,
 }
 
 impl Process {
@@ -28,6 +30,7 @@ impl Process {
             .append(true)
             .open(&log)
             .expect("the log can be written");
+        let said_before = out.metadata().map_or(0, |log| log.len() as usize);
         let err = out.try_clone().expect("descriptors are left");
         let child = command
             .stdin(Stdio::null())
@@ -39,6 +42,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            said_before,
         }
     }
 
@@ -68,7 +72,8 @@ impl Process {
 
     /// All it has said so far.
     pub fn output(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.said_before..).unwrap_or_default()).into_owned()
     }
 
     /// Its process id.

@@ -78,6 +78,7 @@ fn a_catalog_away_for_longer_than_a_certificate_lives_changes_nothing_on_the_hos
     world.store.put("kept.txt", "kept");
     let host = world.host();
     let mount = world.activate(&host);
+    world.expect_in_logs("the certificate has expired and is not renewed");
     world.kill_catalog();
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_secs(15) {

@@ -124,6 +124,7 @@ fn an_empty_database_makes_no_host_unmount_anything() {
 #[test]
 fn a_restored_database_makes_no_host_unmount_anything() {
     let mut world = World::start();
+    world.expect_in_logs("this host holds still");
     world.store.put("kept.txt", "kept");
     let host = world.host();
     let state = world.path().join("catalog");
