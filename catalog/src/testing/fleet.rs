@@ -28,7 +28,11 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new() -> Self {
         let (key, csr_pem) = new_key_and_csr().unwrap();
-        Self { key, csr_pem, hpke: HpkeKeyPair::generate() }
+        Self {
+            key,
+            csr_pem,
+            hpke: HpkeKeyPair::generate(),
+        }
     }
 
     /// The request of a machine with these keys.
@@ -56,7 +60,11 @@ pub(crate) struct TestHost {
 impl TestHost {
     /// What the host shall have that changed after a revision.
     pub(crate) async fn orders_since(&self, world: &World, revision: i64) -> Orders {
-        world.catalog.orders_since(&self.identity, revision).await.unwrap()
+        world
+            .catalog
+            .orders_since(&self.identity, revision)
+            .await
+            .unwrap()
     }
 
     /// The only assignment of the host.
@@ -79,7 +87,11 @@ impl TestHost {
         holds_still: bool,
     ) -> Result<(), crate::domain::Error> {
         let revision = world.revision().await;
-        let at = ReportedAt { ledger_revision: revision, settled_revision: revision, holds_still };
+        let at = ReportedAt {
+            ledger_revision: revision,
+            settled_revision: revision,
+            holds_still,
+        };
         let taken = world.catalog.observe(&self.identity, mounts.to_vec(), at).await;
         world.catalog.turn().await;
         taken
@@ -108,7 +120,10 @@ pub(crate) fn mount(assignment: &Assignment, state: MountState) -> ObservedMount
         activation: "whatever the host says".into(),
         generation: assignment.generation,
         state,
-        path: format!("/mnt/mooring/{}/{}", assignment.spec.project_id, assignment.spec.mount_name),
+        path: format!(
+            "/mnt/mooring/{}/{}",
+            assignment.spec.project_id, assignment.spec.mount_name
+        ),
         conditions: Vec::new(),
         mount_time: None,
     }
@@ -126,8 +141,16 @@ impl World {
             admitted_projects: admitted.iter().map(|project| (*project).to_owned()).collect(),
             ..Default::default()
         };
-        let body = pb::CreatePoolRequest { pool_id: id.into(), pool: Some(pool), ..Default::default() };
-        self.api.create_pool(request(&self.operator, body)).await.unwrap().into_inner()
+        let body = pb::CreatePoolRequest {
+            pool_id: id.into(),
+            pool: Some(pool),
+            ..Default::default()
+        };
+        self.api
+            .create_pool(request(&self.operator, body))
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// The text of a join token for a pool.
@@ -138,15 +161,27 @@ impl World {
             uses,
             ..Default::default()
         };
-        let token = self.api.create_join_token(request(&self.operator, body)).await.unwrap().into_inner();
+        let token = self
+            .api
+            .create_join_token(request(&self.operator, body))
+            .await
+            .unwrap()
+            .into_inner();
         let join: mooring_identity::JoinString = token.join_string.parse().unwrap();
         join.token().to_owned()
     }
 
     /// Enrols a machine.
-    pub(crate) async fn enroll(&self, token: &str, keys: &Keys, name: &str) -> Result<agent_pb::EnrollResponse, Status> {
+    pub(crate) async fn enroll(
+        &self,
+        token: &str,
+        keys: &Keys,
+        name: &str,
+    ) -> Result<agent_pb::EnrollResponse, Status> {
         let mut request = Request::new(keys.request(token, name));
-        request.extensions_mut().insert(std::sync::Arc::new(Caller::Anybody));
+        request
+            .extensions_mut()
+            .insert(std::sync::Arc::new(Caller::Anybody));
         self.api.enroll(request).await.map(tonic::Response::into_inner)
     }
 
@@ -162,30 +197,54 @@ impl World {
             not_after: self.clock.now() + time::Duration::days(1),
             key: mooring_identity::authority::request_key(&keys.csr_pem).unwrap(),
         };
-        TestHost { name: answer.host, uid, identity, keys }
+        TestHost {
+            name: answer.host,
+            uid,
+            identity,
+            keys,
+        }
     }
 
     /// Activates a connector (`projects/…/connectors/…`) or an import on a pool.
-    pub(crate) async fn activate(&self, by: &Caller, target: &str, pool: &str) -> Result<pb::Activation, Status> {
+    pub(crate) async fn activate(
+        &self,
+        by: &Caller,
+        target: &str,
+        pool: &str,
+    ) -> Result<pb::Activation, Status> {
         use pb::activate_request::Target;
         let target = if target.contains("/imports/") {
             Target::Import(target.into())
         } else {
             Target::Connector(target.into())
         };
-        let body = pb::ActivateRequest { target: Some(target), pool: format!("pools/{pool}"), ..Default::default() };
-        self.api.activate(request(by, body)).await.map(tonic::Response::into_inner)
+        let body = pb::ActivateRequest {
+            target: Some(target),
+            pool: format!("pools/{pool}"),
+            ..Default::default()
+        };
+        self.api
+            .activate(request(by, body))
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// Ends an activation.
     pub(crate) async fn deactivate(&self, by: &Caller, name: &str) -> pb::Activation {
-        let body = pb::DeactivateRequest { name: name.into(), grace: None };
+        let body = pb::DeactivateRequest {
+            name: name.into(),
+            grace: None,
+        };
         self.api.deactivate(request(by, body)).await.unwrap().into_inner()
     }
 
     /// An activation as it is now.
     pub(crate) async fn activation(&self, by: &Caller, name: &str) -> pb::Activation {
         let body = pb::GetActivationRequest { name: name.into() };
-        self.api.get_activation(request(by, body)).await.unwrap().into_inner()
+        self.api
+            .get_activation(request(by, body))
+            .await
+            .unwrap()
+            .into_inner()
     }
 }

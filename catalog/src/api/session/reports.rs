@@ -160,7 +160,7 @@ fn condition(condition: mooring_proto::v1::Condition, now: OffsetDateTime) -> Op
 fn moment(time: prost_types::Timestamp, now: OffsetDateTime) -> Option<OffsetDateTime> {
     const CLOCKS_APART_MAX: time::Duration = time::Duration::minutes(5);
     let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
-    let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos / 1000 * 1000).ok()?;
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos.div_euclid(1000) * 1000).ok()?;
     (moment <= now + CLOCKS_APART_MAX).then_some(moment)
 }
 
