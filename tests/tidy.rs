@@ -82,6 +82,7 @@ fn each_foreign_layer_is_used_in_its_own_place_only() {
             &[
                 "catalog/src/api",
                 "catalog/src/main.rs",
+                "catalog/src/testing",
                 "agent/src",
                 "cli/",
                 "proto/",

@@ -233,7 +233,7 @@ fn checked_endpoint(text: &str) -> Option<String> {
 /// Which log lines are written, from the environment.
 pub fn log_filter() -> tracing_subscriber::EnvFilter {
     tracing_subscriber::EnvFilter::try_from_env("MOORING_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sea_orm_migration=warn"))
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
 }
 
 /// `10s`, `5m`, `24h`, `30d`.

@@ -18,6 +18,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, watch};
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 use uuid::Uuid;
 
 use crate::domain::Error;
@@ -85,6 +87,7 @@ impl Store {
             });
         let connection = Database::connect(options).await.map_err(failed)?;
         migrations::Migrator::up(&connection, None)
+            .with_subscriber(NoSubscriber::default())
             .await
             .map_err(failed)?;
         let store = Self {
@@ -277,3 +280,6 @@ fn failed(error: DbErr) -> Error {
         Error::internal(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,6 @@ pub(crate) struct World {
 impl World {
     /// A catalog after its first start.
     pub(crate) async fn new() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap());
         let authority =

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use mooring_identity::Peer;
 use time::{Duration, OffsetDateTime};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
-use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
@@ -110,7 +110,7 @@ async fn admit(
     address: Option<IpAddr>,
 ) -> Result<(), Status> {
     let Some(rule) = rules::rule_of(rpc) else {
-        return Err(Status::new(Code::Unimplemented, "this catalog has no such call"));
+        return Err(super::status::unknown_call());
     };
     let now = catalog.clock.now();
     match rule.access {
@@ -187,6 +187,8 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
     use crate::testing::{World, caller};
 

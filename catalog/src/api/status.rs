@@ -102,6 +102,14 @@ impl From<Error> for Status {
     }
 }
 
+/// The rpc has no rule, so for callers it does not exist.
+pub(super) fn unknown_call() -> Status {
+    Status::new(
+        Code::Unimplemented,
+        "this catalog has no such call; it may be older than the caller",
+    )
+}
+
 /// `google.rpc.ErrorInfo` with its metadata in order: the crate's own keeps them in a hash map, and then the same denial
 /// has other bytes each time.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

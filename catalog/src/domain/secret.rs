@@ -8,7 +8,6 @@ use super::connector::Bucket;
 use super::endpoint::Endpoint;
 use super::names::{ProjectName, SecretName};
 use super::{Id, Meta, Texts, TextsChange};
-use crate::keyring::Sealed;
 
 /// Longest secret access key: AWS has 40 characters, others up to 128.
 const VALUE_LENGTH_MAX: usize = 256;
@@ -107,15 +106,6 @@ impl SecretVersionState {
             .into_iter()
             .find(|state| state.as_str() == text)
     }
-}
-
-/// A version that may be used, with its value under lock.
-#[derive(Clone, Debug)]
-pub struct UsableVersion {
-    /// What is known of it.
-    pub version: SecretVersion,
-    /// The value, for the keyring.
-    pub sealed: Sealed,
 }
 
 /// A secret to create, with its first value.

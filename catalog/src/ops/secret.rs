@@ -6,7 +6,7 @@ use crate::domain::audit::{Change, EventKind};
 use crate::domain::names::{ProjectName, Scope, SecretName, SecretVersionName};
 use crate::domain::project::Project;
 use crate::domain::secret::{
-    NamedVersion, NewSecret, NewValue, Secret, SecretChange, SecretVersion, SecretVersionState, Target,
+    NamedVersion, NewSecret, NewValue, Secret, SecretChange, SecretVersion, SecretVersionState,
 };
 use crate::domain::{Error, Id, Meta, Page, Paged, Violations};
 use crate::keyring::SecretContext;
@@ -447,15 +447,4 @@ async fn check_still_covers(snapshot: &Snapshot, project: &Project, secret: &Sec
         }
     }
     violations.finish()
-}
-
-/// The one target of a secret that is created together with a connector: no more than it needs.
-pub(super) fn target_of(
-    spec_endpoint: &crate::domain::endpoint::Endpoint,
-    bucket: &crate::domain::connector::Bucket,
-) -> Target {
-    Target {
-        endpoint: spec_endpoint.clone(),
-        bucket: Some(bucket.clone()),
-    }
 }

@@ -13,9 +13,18 @@ use super::{Snapshot, Writing, failed};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::names::{ConnectorName, ProjectName, SecretName};
 use crate::domain::project::Project;
-use crate::domain::secret::{Secret, SecretVersion, SecretVersionState, Target, UsableVersion};
+use crate::domain::secret::{Secret, SecretVersion, SecretVersionState, Target};
 use crate::domain::{Error, Page, Paged};
 use crate::keyring::Sealed;
+
+/// A version that may be used, with its value under lock.
+#[derive(Clone, Debug)]
+pub struct UsableVersion {
+    /// What is known of it.
+    pub version: SecretVersion,
+    /// The value, for the keyring.
+    pub sealed: Sealed,
+}
 
 /// The secret with this id in a project.
 pub async fn find(

@@ -219,11 +219,14 @@ async fn the_secret_belongs_to_the_same_project_and_covers_the_target() {
 #[tokio::test]
 async fn a_connector_cannot_move_where_its_secret_may_not_be_used() {
     let world = world().await;
-    let connector = world.connector("data", "ml", &world.operator).await;
-    let update = |bucket: &str| {
+    secret(&world, "narrow", vec![target("data")]).await.unwrap();
+    let mut body = with(|connector| connector.secret = "projects/ml/secrets/narrow".into());
+    body.new_secret = None;
+    let narrow = create(&world, body).await.unwrap();
+    let update = |name: &str, bucket: &str| {
         let body = pb::UpdateConnectorRequest {
             connector: Some(pb::Connector {
-                name: connector.name.clone(),
+                name: name.into(),
                 bucket: bucket.into(),
                 ..Default::default()
             }),
@@ -232,17 +235,13 @@ async fn a_connector_cannot_move_where_its_secret_may_not_be_used() {
         };
         world.api.update_connector(request(&world.operator, body))
     };
-    let status = update("elsewhere").await.unwrap_err();
-    assert_eq!(
-        wrong_fields(&status)[0].0,
-        "connector.secret",
-        "its own secret is for its own bucket only"
-    );
-    assert!(
-        wrong_fields(&update("a.b").await.unwrap_err())[0]
-            .1
-            .contains("dot")
-    );
+    let status = update(&narrow.name, "elsewhere").await.unwrap_err();
+    assert_eq!(wrong_fields(&status)[0].0, "connector.secret");
+    let status = update(&narrow.name, "a.b").await.unwrap_err();
+    assert!(wrong_fields(&status)[0].1.contains("dot"));
+    // A secret that came with its connector is for every connector of the project.
+    let free = world.connector("free", "ml", &world.operator).await;
+    update(&free.name, "elsewhere").await.unwrap();
 }
 
 #[tokio::test]
