@@ -249,15 +249,14 @@ impl Namespace {
         let generation = *self.generation.lock();
         let path = table.path(ino);
         let folder = table.folder_mut(ino)?;
-        let snapshot = folder.snapshot(now, self.ttl);
-        if let Some(run) = &snapshot.run {
-            let run = run.clone();
-            return Ok((snapshot, Source::Run(run)));
+        if let Some(listing) = folder.fresh_listing(now, self.ttl) {
+            return Ok((folder.snapshot(listing.started), Source::Run(listing.clone())));
         }
         if let Some(lister) = &folder.loading {
             let lister = Arc::clone(lister);
-            return Ok((snapshot, Source::Lister(lister)));
+            return Ok((folder.snapshot(lister.started), Source::Lister(lister)));
         }
+        let snapshot = folder.snapshot(now);
         let Ok(path) = path else {
             // A removed folder that is still somebody's working directory is empty.
             let nothing = Listing {

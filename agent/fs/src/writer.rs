@@ -21,6 +21,7 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
+use tokio::sync::Semaphore;
 
 use self::staging::{Edit, Version};
 use self::uploader::upload;
@@ -32,6 +33,10 @@ use crate::store::{ETag, Key, ObjectInfo, ObjectStore, StoreError, WriteConditio
 /// Metadata entry that says which upload made an object, so that a lost reply is recognised.
 pub const METADATA_COMMIT: &str = "mooring-commit";
 
+/// Uploading requests in flight over all files: four files at full speed, or 32 small ones. More only wait
+/// in the store, and hold connections that readers need.
+const TRANSFERS_MAX: usize = 32;
+
 /// Attempts at one commit: the first, and again after each race that may be won, each refusal of the
 /// condition, and each file that shrank while it was read.
 const ATTEMPTS_MAX: u32 = 5;
@@ -40,6 +45,8 @@ const ATTEMPTS_MAX: u32 = 5;
 pub struct Writer {
     store: Arc<dyn ObjectStore>,
     folder: PathBuf,
+    /// Bounds requests that carry bytes, over all files.
+    transfers: Semaphore,
     conditional: AtomicBool,
     conflicts: AtomicU64,
 }
@@ -79,6 +86,7 @@ impl Writer {
         Writer {
             store,
             folder,
+            transfers: Semaphore::new(TRANSFERS_MAX),
             conditional: AtomicBool::new(true),
             conflicts: AtomicU64::new(0),
         }
@@ -117,7 +125,7 @@ impl Writer {
             };
             let again = attempts < ATTEMPTS_MAX;
             match upload(
-                &*self.store,
+                (&*self.store, &self.transfers),
                 (key, key),
                 edit,
                 &version,
@@ -199,7 +207,7 @@ impl Writer {
         let copy = conflict_key(key, at, &metadata);
         let version = edit.version();
         upload(
-            &*self.store,
+            (&*self.store, &self.transfers),
             (key, &copy),
             edit,
             &version,

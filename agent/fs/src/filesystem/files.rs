@@ -177,8 +177,12 @@ impl Filesystem {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
-            // The object may have moved because of us: then once more, where it is now.
-            let moved = self.namespace.table().file(handle.ino)?.epoch != pinned.epoch;
+            // The object may have moved, or its bytes come here, because of us: then once more, where they are.
+            let moved = {
+                let table = self.namespace.table();
+                let file = table.file(handle.ino)?;
+                file.epoch != pinned.epoch || file.edit.is_some()
+            };
             if followed || !moved {
                 return Err(read_failure(error));
             }
@@ -487,7 +491,16 @@ impl Filesystem {
         if !edit.missing(range.clone()).is_empty() {
             leave_caller_thread().await;
             let key = self.namespace.key_of(ino)?;
-            edit.fetch(&*self.store, &key, range).await?;
+            match edit.fetch(&*self.store, &key, range.clone()).await {
+                Err(FsError::Changed) => {
+                    // An upload or a rename of our own may have replaced the object a moment ago; when its
+                    // turn is over, the edit and the table know.
+                    drop(edit.turn.lock().await);
+                    let key = self.namespace.key_of(ino)?;
+                    edit.fetch(&*self.store, &key, range).await?;
+                }
+                other => other?,
+            }
         }
         edit.read_staged(offset, len as usize).map(Bytes::from)
     }

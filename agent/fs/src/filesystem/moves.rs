@@ -1,17 +1,18 @@
 //! Renaming files and folders. S3 has no rename: the objects are copied on the server's side, and only when
 //! all copies are there are the old ones deleted. A failure before that leaves everything as it was.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Filesystem;
 use crate::clock;
 use crate::error::FsError;
-use crate::namespace::inode::{Ino, Kind};
+use crate::namespace::inode::{Ino, Kind, Table};
 use crate::namespace::names::FileName;
 use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
-use crate::store::{Key, StoreError, WriteCondition};
+use crate::store::{ETag, Key, StoreError, WriteCondition};
 use crate::writer::rename::{Source, copy_below, copy_object, delete_all, keys_below};
 
 /// Where something is, or is to be.
@@ -104,40 +105,39 @@ impl Filesystem {
                 modified: clock::wall(),
             }),
         };
-        let (now, wall) = (Instant::now(), clock::wall());
+        let now = Instant::now();
         if target_ino.is_some() {
             self.unlink(to.0, to.1)?;
         }
+        // First the table, then the deletion: who reads meanwhile finds the copy.
+        {
+            let mut table = self.namespace.table();
+            table.relink(from, to);
+            let file = table.file_mut(ino)?;
+            if let Some(edit) = &file.edit {
+                edit.rebase(copied.etag.clone());
+            }
+            if let Some(metadata) = metadata {
+                file.metadata = Some(metadata);
+                file.mtime_set = false;
+            }
+            let pages_are_of_it = file.cached.as_ref().map(|cached| &cached.etag) == Some(&object.etag);
+            file.cached = pages_are_of_it.then(|| Arc::clone(&copied));
+            file.object = Some(Arc::clone(&copied));
+            file.verified = now;
+            file.epoch += 1;
+            self.renamed(&mut table, from, to, Entry::File(copied))?;
+        }
         let deleted = self.delete_one(source_key).await;
-        let mut table = self.namespace.table();
-        if let Err(error) = deleted {
+        if deleted.is_err() {
             // Both exist now, and both are shown.
+            let mut table = self.namespace.table();
+            let still = Entry::File(object);
             table
-                .folder_mut(to.0)?
-                .change(to.1.clone(), Some(Entry::File(copied)), Some(now));
-            return Err(error);
+                .folder_mut(from.0)?
+                .change(from.1.clone(), Some(still), Some(Instant::now()));
         }
-        table.relink(from, to);
-        let file = table.file_mut(ino)?;
-        if let Some(edit) = &file.edit {
-            edit.rebase(copied.etag.clone());
-        }
-        if let Some(metadata) = metadata {
-            file.metadata = Some(metadata);
-            file.mtime_set = false;
-        }
-        let pages_are_of_it = file.cached.as_ref().map(|cached| &cached.etag) == Some(&object.etag);
-        file.cached = pages_are_of_it.then(|| Arc::clone(&copied));
-        file.object = Some(Arc::clone(&copied));
-        file.verified = now;
-        file.epoch += 1;
-        table.folder_mut(from.0)?.change(from.1.clone(), None, Some(now));
-        table
-            .folder_mut(to.0)?
-            .change(to.1.clone(), Some(Entry::File(copied)), Some(now));
-        table.folder_mut(from.0)?.changed = wall;
-        table.folder_mut(to.0)?.changed = wall;
-        Ok(())
+        deleted
     }
 
     async fn rename_folder(
@@ -168,30 +168,34 @@ impl Filesystem {
             self.put_marker(&new, WriteCondition::None).await?;
         }
         let old_keys: Vec<Key> = sources.into_iter().map(|source| source.key).collect();
+        // First the table, then the deletion: who reads meanwhile finds the copies.
+        self.relink_folder(ino, from, to, &copied)?;
         let deleted = delete_all(&*self.store, &old_keys).await;
-        let (now, wall) = (Instant::now(), clock::wall());
+        if deleted.is_err() {
+            // Both exist now, the old one perhaps in part.
+            let mut table = self.namespace.table();
+            table
+                .folder_mut(from.0)?
+                .change(from.1.clone(), Some(Entry::Folder), Some(Instant::now()));
+        }
+        deleted
+    }
+
+    fn relink_folder(
+        &self,
+        ino: Ino,
+        from: Place<'_>,
+        to: Place<'_>,
+        copied: &BTreeMap<Key, ETag>,
+    ) -> Result<(), FsError> {
         {
             let mut table = self.namespace.table();
-            if let Err(error) = deleted {
-                // Both exist now, in part; nobody may believe what was listed.
-                table
-                    .folder_mut(to.0)?
-                    .change(to.1.clone(), Some(Entry::Folder), Some(now));
-                drop(table);
-                self.namespace.moved(ino);
-                return Err(error);
-            }
             table.detach(to.0, to.1);
             table.relink(from, to);
-            table.folder_mut(from.0)?.change(from.1.clone(), None, Some(now));
-            table
-                .folder_mut(to.0)?
-                .change(to.1.clone(), Some(Entry::Folder), Some(now));
-            table.folder_mut(from.0)?.changed = wall;
-            table.folder_mut(to.0)?.changed = wall;
-            for file in table.below(ino) {
-                let key = self.namespace.key(&table.path(file)?)?;
-                let Kind::File(file) = &mut table.get_mut(file)?.kind else {
+            self.renamed(&mut table, from, to, Entry::Folder)?;
+            for below in table.below(ino) {
+                let key = self.namespace.key(&table.path(below)?)?;
+                let Kind::File(file) = &mut table.get_mut(below)?.kind else {
                     continue;
                 };
                 file.epoch += 1;
@@ -205,13 +209,31 @@ impl Filesystem {
                         edit.rebase(object.etag.clone());
                     }
                     file.object = Some(Arc::new(object));
-                    file.verified = now;
+                    file.verified = Instant::now();
                 }
             }
         }
         self.namespace.moved(ino);
         if let Ok(folder) = self.namespace.table().folder_mut(ino) {
             folder.set_marker(true);
+        }
+        Ok(())
+    }
+
+    /// Notes a rename in both folders.
+    fn renamed(
+        &self,
+        table: &mut Table,
+        from: Place<'_>,
+        to: Place<'_>,
+        entry: Entry,
+    ) -> Result<(), FsError> {
+        let (now, wall, ttl) = (Instant::now(), clock::wall(), self.namespace.ttl());
+        for (folder, name, entry) in [(from.0, from.1, None), (to.0, to.1, Some(entry))] {
+            let folder = table.folder_mut(folder)?;
+            folder.change(name.clone(), entry, Some(now));
+            folder.changed = wall;
+            folder.tidy(now, ttl);
         }
         Ok(())
     }

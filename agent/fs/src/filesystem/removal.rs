@@ -77,6 +77,7 @@ impl Filesystem {
             let folder = table.folder_mut(parent)?;
             folder.change(name.clone(), None, Some(Instant::now()));
             folder.changed = clock::wall();
+            folder.tidy(Instant::now(), self.namespace.ttl());
         }
         if let Some(ino) = ino {
             self.drop_edit(ino);
@@ -103,8 +104,18 @@ impl Filesystem {
         }
         leave_caller_thread().await;
         match edit.fetch(&*self.store, &key, 0..u64::MAX).await {
+            Ok(()) => Ok(()),
             // Somebody else has replaced or removed it: its readers have lost it already.
-            Ok(()) | Err(FsError::Changed) => Ok(()),
+            Err(FsError::Changed) => Ok(()),
+            // No room here for what others still read: their loss, but what was asked must be possible.
+            Err(error @ FsError::Staging(_)) if !edit.is_dirty() => {
+                tracing::warn!(key = key.as_str(), %error, "an open file is removed; its readers lose it");
+                let mut table = self.namespace.table();
+                if let Ok(file) = table.file_mut(ino) {
+                    file.edit = None;
+                }
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

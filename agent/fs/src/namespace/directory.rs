@@ -42,16 +42,14 @@ pub enum Known {
     Unknown,
 }
 
-/// A folder's entries at one moment, for one reader: local changes first, then the listing without the
-/// names that changed.
+/// Local changes on top of a listing, for one reader: their entries come first, then the listing's without
+/// the names that changed.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Entries that local changes made.
     pub head: Vec<(FileName, Entry)>,
     /// Names that the listing's entries do not count for.
     pub changed: HashSet<FileName>,
-    /// The listing, if it may still be believed.
-    pub run: Option<Listing>,
 }
 
 /// A finished listing.
@@ -169,17 +167,23 @@ impl Directory {
         self.changes.retain(|_, change| change.at.is_none());
     }
 
-    /// The folder's entries as they are known now.
-    pub fn snapshot(&self, now: Instant, ttl: Duration) -> Snapshot {
-        let fresh = self.fresh(now, ttl).is_some();
-        Snapshot {
-            head: self
-                .changes
+    /// The last listing, if it may still be believed.
+    pub fn fresh_listing(&self, now: Instant, ttl: Duration) -> Option<&Listing> {
+        self.listing.as_ref().filter(|_| self.fresh(now, ttl).is_some())
+    }
+
+    /// What changed here that a listing which began at `asked` may not have seen.
+    pub fn snapshot(&self, asked: Instant) -> Snapshot {
+        let newer = || {
+            self.changes
                 .iter()
+                .filter(|(_, change)| change.at.is_none_or(|at| at >= asked))
+        };
+        Snapshot {
+            head: newer()
                 .filter_map(|(name, change)| Some((name.clone(), change.entry.clone()?)))
                 .collect(),
-            changed: self.changes.keys().cloned().collect(),
-            run: self.listing.clone().filter(|_| fresh),
+            changed: newer().map(|(name, _)| name.clone()).collect(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::staging::{Edit, Version};
 use crate::error::FsError;
@@ -26,7 +27,7 @@ const PART_BYTES_MIN: u64 = 5 * MIB;
 
 /// Uploads one version of an edited file to `key`. `source` is where the object below it is.
 pub async fn upload(
-    store: &dyn ObjectStore,
+    (store, transfers): (&dyn ObjectStore, &Semaphore),
     (source, key): (&Key, &Key),
     edit: &Edit,
     version: &Version,
@@ -39,10 +40,19 @@ pub async fn upload(
             file: Arc::clone(edit.file()),
             range: 0..version.size,
         };
+        let _transfer = transfers.acquire().await;
         return Ok(store.put(key, body, metadata, condition).await?);
     }
     let upload = store.create_upload(key, metadata).await?;
-    let result = multipart(store, (source, key), edit, version, &upload, condition).await;
+    let result = multipart(
+        (store, transfers),
+        (source, key),
+        edit,
+        version,
+        &upload,
+        condition,
+    )
+    .await;
     if result.is_err() {
         // What cannot be aborted now is left to the bucket's own rule for unfinished uploads.
         if let Err(error) = store.abort_upload(key, &upload).await {
@@ -53,7 +63,7 @@ pub async fn upload(
 }
 
 async fn multipart(
-    store: &dyn ObjectStore,
+    (store, transfers): (&dyn ObjectStore, &Semaphore),
     (source, key): (&Key, &Key),
     edit: &Edit,
     version: &Version,
@@ -61,7 +71,15 @@ async fn multipart(
     condition: WriteCondition,
 ) -> Result<ETag, FsError> {
     let mut parts: Vec<PartDone> = stream::iter(part_ranges(version.size))
-        .map(|(number, range)| part(store, (source, key), edit, version, (upload, number, range)))
+        .map(|(number, range)| {
+            part(
+                (store, transfers),
+                (source, key),
+                edit,
+                version,
+                (upload, number, range),
+            )
+        })
         .buffer_unordered(PARTS_IN_FLIGHT)
         .try_collect()
         .await?;
@@ -70,12 +88,14 @@ async fn multipart(
 }
 
 async fn part(
-    store: &dyn ObjectStore,
+    (store, transfers): (&dyn ObjectStore, &Semaphore),
     (source, key): (&Key, &Key),
     edit: &Edit,
     version: &Version,
     (upload, number, range): (&str, u16, Range<u64>),
 ) -> Result<PartDone, FsError> {
+    // Never closed, so it is always granted.
+    let _transfer = transfers.acquire().await;
     let unchanged =
         edit.missing(range.clone()) == [range.clone()] && range.end - range.start >= PART_BYTES_MIN;
     if let (true, Some(base)) = (unchanged, &version.base) {
