@@ -1,24 +1,25 @@
 //! Connectors: created with or without their secret, changed with care for what is published or mounted, deleted
 //! when nothing is.
 
-use std::collections::HashSet;
-
-use uuid::Uuid;
-
 use super::{Answer, Catalog, Once, field_list};
-use crate::domain::activation::MountState;
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::connector::{
     Connector, ConnectorChange, Impact, NewConnector, NewConnectorSecret, SecretRef, Spec,
 };
-use crate::domain::names::{ConnectorName, ProjectName, Scope, SecretName};
+use crate::domain::names::{ConnectorName, ProjectName, Scope};
 use crate::domain::project::Project;
 use crate::domain::secret::{CompanionSecret, NewSecret};
-use crate::domain::{Error, Id, Meta, Page, Paged, Violations};
+use crate::domain::{Error, Id, Meta, Page, Paged};
 use crate::policy::rules::Permission;
 use crate::policy::{self, Action, Permit};
-use crate::store::connector_use::ConnectorMount;
 use crate::store::{self, Snapshot, Writing};
+
+mod rules;
+mod view;
+
+use rules::{changed_fields, changed_spec, check, secret_in};
+pub use view::ConnectorView;
+use view::{view, views};
 
 macro_rules! connector_action {
     ($(#[$doc:meta])* $action:ident($target:ty), $project:expr) => {
@@ -57,19 +58,6 @@ connector_action!(
     /// Delete a connector.
     DeleteConnector(ConnectorName), ConnectorName::project
 );
-
-/// A connector and what is going on with it.
-#[derive(Clone, Debug)]
-pub struct ConnectorView {
-    /// The connector.
-    pub connector: Connector,
-    /// Its mounts for its own project; those of importing projects are theirs to see.
-    pub mounts: Vec<ConnectorMount>,
-    /// On how many hosts it is mounted, for whichever project.
-    pub mounted_hosts: usize,
-    /// Whether it is published somewhere.
-    pub published: bool,
-}
 
 impl Catalog {
     /// Creates a connector, and its secret if one comes with it: both or neither.
@@ -313,216 +301,4 @@ async fn find(snapshot: &Snapshot, name: &ConnectorName) -> Result<(Project, Con
         .await?
         .ok_or_else(|| Error::absent(name))?;
     Ok((project, connector))
-}
-
-/// The rules that need the store: all that are broken, at once.
-async fn check(writing: &Writing, project: &Project, connector: &Connector) -> Result<(), Error> {
-    let mut violations = Violations::default();
-    let Spec {
-        endpoint,
-        bucket,
-        mount_name,
-        access_key_id,
-        secret,
-        secret_version,
-        ..
-    } = &connector.spec;
-    if !store::mount_name::claim(writing, project.meta.uid, mount_name, connector.meta.uid).await? {
-        violations.add(
-            "connector.mount_name",
-            format!(
-                "another connector or import of {} has the folder `{mount_name}`; choose another name",
-                project.name
-            ),
-        );
-    }
-    match secret {
-        None => {
-            if secret_version.is_some() {
-                violations.add(
-                    "connector.secret_version",
-                    "there is no secret to pin; give `secret` too, or leave it out",
-                );
-            }
-        }
-        Some(secret_ref) => {
-            let secret = store::secret::find(writing, project, &secret_ref.name)
-                .await?
-                .ok_or_else(|| Error::absent(&secret_ref.name))?;
-            if !secret.covers(endpoint, bucket) {
-                violations.add(
-                    "connector.secret",
-                    format!(
-                        "{} may not be used for bucket {bucket} at {endpoint}; add that to its allowed targets, or use \
-                         another secret",
-                        secret.name
-                    ),
-                );
-            }
-            let version = match secret_version {
-                Some(number) => store::secret::version(writing, secret.meta.uid, *number).await?,
-                None => store::secret::usable_version(writing, secret.meta.uid, None)
-                    .await?
-                    .map(|usable| usable.version),
-            };
-            if let (Some(number), None) = (secret_version, &version) {
-                violations.add(
-                    "connector.secret_version",
-                    format!(
-                        "{} has no version {number}; see `mooring secrets list-versions`",
-                        secret.name
-                    ),
-                );
-            }
-            if access_key_id.as_str().is_empty()
-                && version.is_some_and(|version| version.access_key_id.is_empty())
-            {
-                violations.add(
-                    "connector.access_key_id",
-                    "it is missing, and the version of the secret carries none; give the access key id of the S3 account",
-                );
-            }
-        }
-    }
-    violations.finish()
-}
-
-/// A secret of the project, for a connector of it.
-async fn secret_in(snapshot: &Snapshot, project: &Project, name: &SecretName) -> Result<SecretRef, Error> {
-    if name.project() != &project.name {
-        return Err(Error::invalid(
-            "connector.secret",
-            format!(
-                "it belongs to another project; use a secret of {}, or publish the connector there",
-                project.name
-            ),
-        ));
-    }
-    let secret = store::secret::find(snapshot, project, name)
-        .await?
-        .ok_or_else(|| {
-            Error::invalid(
-                "connector.secret",
-                format!("{name} does not exist; see `mooring secrets list`"),
-            )
-        })?;
-    Ok(SecretRef {
-        uid: secret.meta.uid,
-        name: secret.name,
-    })
-}
-
-async fn changed_spec(
-    snapshot: &Snapshot,
-    project: &Project,
-    connector: &Connector,
-    change: ConnectorChange,
-) -> Result<Spec, Error> {
-    let ConnectorChange {
-        texts: _,
-        endpoint,
-        region,
-        bucket,
-        prefix,
-        mount_name,
-        access_key_id,
-        secret,
-        secret_version,
-        mode,
-        backend,
-        virtual_host_style,
-        etag: _,
-        restart_mounts: _,
-    } = change;
-    let now = connector.spec.clone();
-    let secret = match secret {
-        None => now.secret,
-        Some(None) => None,
-        Some(Some(name)) => Some(secret_in(snapshot, project, &name).await?),
-    };
-    Ok(Spec {
-        endpoint: endpoint.unwrap_or(now.endpoint),
-        region: region.unwrap_or(now.region),
-        bucket: bucket.unwrap_or(now.bucket),
-        prefix: prefix.unwrap_or(now.prefix),
-        mount_name: match mount_name {
-            None => now.mount_name,
-            Some(given) => given.unwrap_or_else(|| connector.name.id().clone()),
-        },
-        access_key_id: access_key_id.unwrap_or(now.access_key_id),
-        secret,
-        secret_version: secret_version.unwrap_or(now.secret_version),
-        mode: mode.unwrap_or(now.mode),
-        backend: backend.unwrap_or(now.backend),
-        virtual_host_style: virtual_host_style.unwrap_or(now.virtual_host_style),
-    })
-}
-
-/// Names of the fields in which two specs differ, for the audit.
-fn changed_fields(before: &Spec, after: &Spec) -> Vec<&'static str> {
-    let Spec {
-        endpoint,
-        region,
-        bucket,
-        prefix,
-        mount_name,
-        access_key_id,
-        secret,
-        secret_version,
-        mode,
-        backend,
-        virtual_host_style,
-    } = after;
-    [
-        (before.endpoint != *endpoint, "endpoint"),
-        (before.region != *region, "region"),
-        (before.bucket != *bucket, "bucket"),
-        (before.prefix != *prefix, "prefix"),
-        (before.mount_name != *mount_name, "mount_name"),
-        (before.access_key_id != *access_key_id, "access_key_id"),
-        (before.secret != *secret, "secret"),
-        (before.secret_version != *secret_version, "secret_version"),
-        (before.mode != *mode, "mode"),
-        (before.backend != *backend, "backend"),
-        (
-            before.virtual_host_style != *virtual_host_style,
-            "options.virtual_host_style",
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(differs, field)| differs.then_some(field))
-    .collect()
-}
-
-async fn view(snapshot: &Snapshot, connector: Connector) -> Result<ConnectorView, Error> {
-    let mut views = views(snapshot, vec![connector]).await?;
-    views
-        .pop()
-        .ok_or_else(|| Error::internal("a connector has lost its view"))
-}
-
-async fn views(snapshot: &Snapshot, connectors: Vec<Connector>) -> Result<Vec<ConnectorView>, Error> {
-    let uids: Vec<Uuid> = connectors.iter().map(|connector| connector.meta.uid).collect();
-    let mut mounts = store::connector_use::mounts(snapshot, &uids).await?;
-    let published = store::connector_use::published(snapshot, &uids).await?;
-    let view = |connector: Connector| {
-        let all = mounts.remove(&connector.meta.uid).unwrap_or_default();
-        let hosts: HashSet<_> = all
-            .iter()
-            .filter(|mount| matches!(mount.state, MountState::Mounted | MountState::Degraded))
-            .map(|mount| mount.host.clone())
-            .collect();
-        let own = all
-            .into_iter()
-            .filter(|mount| mount.activation.project() == connector.name.project())
-            .collect();
-        let published = published.contains(&connector.meta.uid);
-        ConnectorView {
-            connector,
-            mounts: own,
-            mounted_hosts: hosts.len(),
-            published,
-        }
-    };
-    Ok(connectors.into_iter().map(view).collect())
 }
