@@ -22,10 +22,18 @@ use crate::ops::Catalog;
 use crate::policy::rules::{self, Access};
 use crate::policy::{self, Caller};
 
-/// Calls without a certificate that one address may make at once: a rack behind one NAT that enrols.
-const ANONYMOUS_BURST: f64 = 100.0;
-/// And how many a second after that. 256-bit tokens are not guessed at this rate, and P-256 signing is cheap.
-const ANONYMOUS_PER_SECOND: f64 = 20.0;
+/// Calls without a certificate from one address: a rack behind one NAT that enrols. 256-bit tokens are not guessed at
+/// this rate.
+const PER_ADDRESS: Rate = Rate {
+    burst: 100.0,
+    per_second: 20.0,
+};
+/// Enrolments and logins from all addresses together. Each costs a signature, two checks of one and a synced write, some
+/// milliseconds of a core: a flood of newcomers leaves the rest to the fleet. Health checks are not counted.
+const FROM_ALL: Rate = Rate {
+    burst: 400.0,
+    per_second: 100.0,
+};
 /// Addresses remembered at a time: 64 bytes each. When they are full, the limit holds for all of the newcomers together.
 const ADDRESSES_MAX: usize = 10_000;
 
@@ -115,7 +123,7 @@ async fn admit(
     let now = catalog.clock.now();
     match rule.access {
         Access::Anybody => {
-            if limiter.admits(address, now) {
+            if limiter.admits(address, rpc.starts_with("mooring."), now) {
                 return Ok(());
             }
             Err(Error::Exhausted {
@@ -139,10 +147,23 @@ async fn admit(
     }
 }
 
-/// Token buckets by address.
+/// Token buckets: one for each address, and one for all.
 #[derive(Default)]
 struct Limiter {
-    buckets: Mutex<HashMap<Option<IpAddr>, Bucket>>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Default)]
+struct Buckets {
+    by_address: HashMap<Option<IpAddr>, Bucket>,
+    all: Option<Bucket>,
+}
+
+/// How much a bucket holds, and how fast it fills.
+#[derive(Clone, Copy)]
+struct Rate {
+    burst: f64,
+    per_second: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -152,9 +173,16 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn at(self, now: OffsetDateTime) -> Self {
+    fn full(rate: Rate, now: OffsetDateTime) -> Self {
+        Self {
+            calls_left: rate.burst,
+            as_of: now,
+        }
+    }
+
+    fn at(self, rate: Rate, now: OffsetDateTime) -> Self {
         let passed = (now - self.as_of).max(Duration::ZERO).as_seconds_f64();
-        let calls_left = (self.calls_left + passed * ANONYMOUS_PER_SECOND).min(ANONYMOUS_BURST);
+        let calls_left = (self.calls_left + passed * rate.per_second).min(rate.burst);
         Self {
             calls_left,
             as_of: now,
@@ -163,24 +191,31 @@ impl Bucket {
 }
 
 impl Limiter {
-    fn admits(&self, address: Option<IpAddr>, now: OffsetDateTime) -> bool {
+    /// Takes one call, if there is one left. `counted` calls are also taken from what all addresses share.
+    fn admits(&self, address: Option<IpAddr>, counted: bool, now: OffsetDateTime) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Buckets { by_address, all } = &mut *buckets;
         let mut address = address;
-        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&address) {
-            buckets.retain(|_, bucket| bucket.at(now).calls_left < ANONYMOUS_BURST);
-            if buckets.len() >= ADDRESSES_MAX {
+        if by_address.len() >= ADDRESSES_MAX && !by_address.contains_key(&address) {
+            by_address.retain(|_, bucket| bucket.at(PER_ADDRESS, now).calls_left < PER_ADDRESS.burst);
+            if by_address.len() >= ADDRESSES_MAX {
                 address = None;
             }
         }
-        let bucket = buckets.entry(address).or_insert(Bucket {
-            calls_left: ANONYMOUS_BURST,
-            as_of: now,
-        });
-        *bucket = bucket.at(now);
-        if bucket.calls_left < 1.0 {
+        let own = by_address
+            .entry(address)
+            .or_insert(Bucket::full(PER_ADDRESS, now));
+        *own = own.at(PER_ADDRESS, now);
+        let all = all.get_or_insert(Bucket::full(FROM_ALL, now));
+        *all = all.at(FROM_ALL, now);
+        // Both or neither: an address that is refused takes nothing from the others.
+        if own.calls_left < 1.0 || (counted && all.calls_left < 1.0) {
             return false;
         }
-        bucket.calls_left -= 1.0;
+        own.calls_left -= 1.0;
+        if counted {
+            all.calls_left -= 1.0;
+        }
         true
     }
 }
@@ -258,9 +293,22 @@ mod tests {
             Some(IpAddr::from([10, 0, 0, 2])),
         );
         let start = OffsetDateTime::UNIX_EPOCH;
-        let admitted = (0..200).filter(|_| limiter.admits(one, start)).count();
+        let admitted = (0..200).filter(|_| limiter.admits(one, true, start)).count();
         assert_eq!(admitted, 100);
-        assert!(limiter.admits(two, start));
-        assert!(limiter.admits(one, start + Duration::seconds(1)));
+        assert!(limiter.admits(two, true, start));
+        assert!(limiter.admits(one, true, start + Duration::seconds(1)));
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_limit_too_and_health_checks_are_not_counted() {
+        let limiter = Limiter::default();
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let address = |n: u16| Some(IpAddr::from([10, 1, (n >> 8) as u8, n as u8]));
+        let admitted = (0..1000)
+            .filter(|n| limiter.admits(address(*n), true, start))
+            .count();
+        assert_eq!(admitted, 400);
+        assert!(limiter.admits(address(2000), false, start));
+        assert!(limiter.admits(address(2000), true, start + Duration::seconds(1)));
     }
 }

@@ -327,8 +327,7 @@ impl Catalog {
         let uids = || activations.iter().map(|activation| activation.meta.uid);
         let assignments = store::assignment::of_activations(snapshot, uids()).await?;
         let reports = store::mount::of_assignments_of(snapshot, uids()).await?;
-        let hosts =
-            store::host::by_uids(snapshot, assignments.iter().map(|assignment| assignment.host_uid)).await?;
+        let hosts = store::host::of_activations(snapshot, uids()).await?;
         let hosts: HashMap<Uuid, _> = hosts.into_iter().map(|host| (host.meta.uid, host)).collect();
         let mut parts: BTreeMap<Uuid, Vec<HostPart>> = BTreeMap::new();
         for assignment in assignments {

@@ -10,8 +10,8 @@ use crate::domain::Error;
 use crate::domain::activation::{Activation, Target, effective_mode};
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder, next_generation};
 use crate::domain::connector::{Connector, Impact};
+use crate::domain::host::Host;
 use crate::domain::import::Import;
-use crate::domain::pool::Pool;
 use crate::domain::publication::Publication;
 use crate::store::{self, Snapshot, Writing};
 
@@ -68,49 +68,18 @@ impl Catalog {
     /// Has every host of an activation's pool told what it shall have, if that is news. Hosts that take no new mounts
     /// keep what they have and get nothing more.
     pub(super) async fn assign(&self, writing: &Writing, activation: &Activation) -> Result<(), Error> {
-        let resolved = Resolved::of(writing, activation).await?;
-        let resolved =
-            resolved.ok_or_else(|| Error::internal(format!("{} has no target", activation.name)))?;
-        let pool = store::pool::by_uid(writing, activation.pool_uid).await?;
-        let pool = pool.ok_or_else(|| Error::internal(format!("{} has no pool", activation.name)))?;
-        let spec = self.spec(activation, &resolved, &pool);
-        let spec_hash = spec.hash();
-        let revision = writing.next_revision().await?;
+        let spec = self.spec_of(writing, activation).await?;
         let known = store::assignment::of_activations(writing, [activation.meta.uid]).await?;
         let mut known: BTreeMap<Uuid, Assignment> = known
             .into_iter()
             .map(|assignment| (assignment.host_uid, assignment))
             .collect();
-        for host in store::host::of_pool(writing, pool.meta.uid).await? {
-            match known.remove(&host.meta.uid) {
-                Some(mut assignment) => {
-                    if assignment.spec_hash != spec_hash {
-                        let stored = Some((assignment.generation, assignment.spec_hash.as_str()));
-                        assignment.generation = next_generation(stored, &spec_hash);
-                        assignment.spec = spec.clone();
-                        assignment.spec_hash.clone_from(&spec_hash);
-                        assignment.revision = revision;
-                        store::assignment::update(writing, &assignment).await?;
-                    }
-                }
-                None if host.unschedulable => {}
-                None => {
-                    let assignment = Assignment {
-                        uid: self.clock.new_uid(),
-                        activation_uid: activation.meta.uid,
-                        host_uid: host.meta.uid,
-                        connector_uid: activation.connector_uid,
-                        generation: next_generation(None, &spec_hash),
-                        spec: spec.clone(),
-                        spec_hash: spec_hash.clone(),
-                        revision,
-                        removal: None,
-                    };
-                    store::assignment::insert(writing, &assignment).await?;
-                }
-            }
+        let mut new = Vec::new();
+        for host in store::host::of_pool(writing, activation.pool_uid).await? {
+            let known = known.remove(&host.meta.uid);
+            new.extend(self.order(writing, activation, &spec, &host, known).await?);
         }
-        Ok(())
+        store::assignment::insert_all(writing, &new).await
     }
 
     /// The same for several.
@@ -123,6 +92,52 @@ impl Catalog {
             self.assign(writing, activation).await?;
         }
         Ok(())
+    }
+
+    /// Has one host told what its pool has been given. Costs nothing for the pool's other hosts, so that a rack can join.
+    pub(super) async fn assign_host(&self, writing: &Writing, host: &Host) -> Result<(), Error> {
+        let mut new = Vec::new();
+        for activation in store::activation::live_of_pool(writing, host.pool_uid).await? {
+            let spec = self.spec_of(writing, &activation).await?;
+            let known = store::assignment::find(writing, activation.meta.uid, host.meta.uid).await?;
+            new.extend(self.order(writing, &activation, &spec, host, known).await?);
+        }
+        store::assignment::insert_all(writing, &new).await
+    }
+
+    /// What is new for one host: changes what it has, or answers an assignment to add.
+    async fn order(
+        &self,
+        writing: &Writing,
+        activation: &Activation,
+        (spec, spec_hash): &(AssignmentSpec, String),
+        host: &Host,
+        known: Option<Assignment>,
+    ) -> Result<Option<Assignment>, Error> {
+        match known {
+            Some(assignment) if assignment.spec_hash == *spec_hash => Ok(None),
+            Some(mut assignment) => {
+                let stored = Some((assignment.generation, assignment.spec_hash.as_str()));
+                assignment.generation = next_generation(stored, spec_hash);
+                assignment.spec = spec.clone();
+                assignment.spec_hash.clone_from(spec_hash);
+                assignment.revision = writing.next_revision().await?;
+                store::assignment::update(writing, &assignment).await?;
+                Ok(None)
+            }
+            None if host.unschedulable => Ok(None),
+            None => Ok(Some(Assignment {
+                uid: self.clock.new_uid(),
+                activation_uid: activation.meta.uid,
+                host_uid: host.meta.uid,
+                connector_uid: activation.connector_uid,
+                generation: next_generation(None, spec_hash),
+                spec: spec.clone(),
+                spec_hash: spec_hash.clone(),
+                revision: writing.next_revision().await?,
+                removal: None,
+            })),
+        }
     }
 
     /// Ends an activation: its hosts are told to unmount.
@@ -167,11 +182,23 @@ impl Catalog {
         store::assignment::send_again(writing, connectors.iter().copied(), revision).await
     }
 
-    fn spec(&self, activation: &Activation, resolved: &Resolved, pool: &Pool) -> AssignmentSpec {
+    /// What an activation means on each of its hosts, and the hash of it.
+    async fn spec_of(
+        &self,
+        snapshot: &Snapshot,
+        activation: &Activation,
+    ) -> Result<(AssignmentSpec, String), Error> {
+        let missing = |what: &str| Error::internal(format!("{} has no {what}", activation.name));
+        let resolved = Resolved::of(snapshot, activation)
+            .await?
+            .ok_or_else(|| missing("target"))?;
+        let pool = store::pool::by_uid(snapshot, activation.pool_uid)
+            .await?
+            .ok_or_else(|| missing("pool"))?;
         let connector = &resolved.connector;
         let project = activation.name.project();
         let rules = &self.settings.endpoint_rules;
-        AssignmentSpec {
+        let spec = AssignmentSpec {
             activation: activation.name.to_string(),
             connector: connector.name.to_string(),
             project_id: project.id().to_string(),
@@ -186,7 +213,9 @@ impl Catalog {
             unix_group: pool.groups.get(project).map(|group| group.as_str().to_owned()),
             allow_http: rules.allow_http,
             allowed_networks: rules.allowed_networks.iter().map(ToString::to_string).collect(),
-        }
+        };
+        let hash = spec.hash();
+        Ok((spec, hash))
     }
 }
 

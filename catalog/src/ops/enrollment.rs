@@ -106,8 +106,7 @@ impl Catalog {
         store::host::insert(&writing, &host).await?;
         store::join_token::insert_use(&writing, token_uid, both, uid).await?;
         let (host, issued) = self.certify(&writing, host, newcomer.csr_pem).await?;
-        let live = store::activation::live_of_pool(&writing, pool_uid).await?;
-        self.assign_all(&writing, &live).await?;
+        self.assign_host(&writing, &host).await?;
         let change = Change::new(&host.name, "Enroll", EventKind::Created, &host.name, uid)
             .detail("pool", &host.pool)
             .detail("certificate_serial", &issued.serial);

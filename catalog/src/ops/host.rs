@@ -95,8 +95,7 @@ impl Catalog {
         host.unschedulable = unschedulable.unwrap_or(host.unschedulable);
         store::host::update(&writing, &host).await?;
         if opened {
-            let live = store::activation::live_of_pool(&writing, host.pool_uid).await?;
-            self.assign_all(&writing, &live).await?;
+            self.assign_host(&writing, &host).await?;
         }
         let change = Change::new(
             &actor.name,

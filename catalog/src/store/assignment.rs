@@ -50,6 +50,20 @@ pub async fn of_activations(
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
+/// The assignment or removal of an activation on one host.
+pub async fn find(
+    snapshot: &Snapshot,
+    activation_uid: Uuid,
+    host_uid: Uuid,
+) -> Result<Option<Assignment>, Error> {
+    let row = assignment::Entity::find()
+        .filter(assignment::Column::ActivationUid.eq(activation_uid))
+        .filter(assignment::Column::HostUid.eq(host_uid))
+        .one(snapshot.db())
+        .await;
+    row.map_err(failed)?.map(of_row).transpose()
+}
+
 /// Assignments and removals by their uids.
 pub async fn by_uids(
     snapshot: &Snapshot,
@@ -79,13 +93,22 @@ pub async fn of_connectors(
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
-/// Adds an assignment.
-pub async fn insert(writing: &Writing, assignment: &Assignment) -> Result<(), Error> {
-    assignment::Entity::insert(to_row(assignment).into_active_model())
-        .exec_without_returning(writing.db())
-        .await
-        .map_err(failed)?;
-    writing.orders_changed(assignment.host_uid);
+/// Adds assignments.
+pub async fn insert_all(writing: &Writing, assignments: &[Assignment]) -> Result<(), Error> {
+    /// Ten columns each: well below what one statement takes, and large enough for a pool to cost few of them.
+    const ROWS_PER_STATEMENT: usize = 500;
+    for some in assignments.chunks(ROWS_PER_STATEMENT) {
+        let rows = some
+            .iter()
+            .map(|assignment| to_row(assignment).into_active_model());
+        assignment::Entity::insert_many(rows)
+            .exec_without_returning(writing.db())
+            .await
+            .map_err(failed)?;
+    }
+    assignments
+        .iter()
+        .for_each(|assignment| writing.orders_changed(assignment.host_uid));
     Ok(())
 }
 

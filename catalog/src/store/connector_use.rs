@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
 use super::columns::{named, parsed};
@@ -41,9 +41,14 @@ pub async fn mounts(
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let uids = orders.iter().map(|(order, _)| order.uid);
+    // A subquery and no list: a database takes some ten thousand values in one statement, and a fleet has more mounts.
+    let uids = assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::Uid)
+        .filter(assignment::Column::ConnectorUid.is_in(connectors.iter().copied()))
+        .into_query();
     let reports: HashMap<(Uuid, Uuid), mount::Model> = mount::Entity::find()
-        .filter(mount::Column::AssignmentUid.is_in(uids))
+        .filter(mount::Column::AssignmentUid.in_subquery(uids))
         .all(snapshot.db())
         .await
         .map_err(failed)?

@@ -3,13 +3,13 @@
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect,
+    QuerySelect, QueryTrait,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{from_json, json, meta_of, micros, named, parsed, row_of, time};
-use super::entity::host;
+use super::entity::{assignment, host};
 use super::{Snapshot, Writing, failed};
 use crate::domain::host::{Host, HostFacts};
 use crate::domain::names::HostName;
@@ -59,11 +59,19 @@ pub async fn of_pool(snapshot: &Snapshot, pool: Uuid) -> Result<Vec<Host>, Error
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
-/// The hosts with these uids, ordered by id.
-pub async fn by_uids(snapshot: &Snapshot, uids: impl IntoIterator<Item = Uuid>) -> Result<Vec<Host>, Error> {
+/// The hosts that have assignments or removals of these activations.
+pub async fn of_activations(
+    snapshot: &Snapshot,
+    activations: impl IntoIterator<Item = Uuid>,
+) -> Result<Vec<Host>, Error> {
+    // A subquery and no list of uids: the pools of a page of activations may have more hosts than a statement takes values.
+    let uids = assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::HostUid)
+        .filter(assignment::Column::ActivationUid.is_in(activations))
+        .into_query();
     let rows = host::Entity::find()
-        .filter(host::Column::Uid.is_in(uids))
-        .order_by_asc(host::Column::Id)
+        .filter(host::Column::Uid.in_subquery(uids))
         .all(snapshot.db())
         .await;
     rows.map_err(failed)?.into_iter().map(of_row).collect()

@@ -8,10 +8,13 @@ use crate::api::words;
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
 use crate::ops::session::{Greeting, Orders, SealedAssignment, SealedKey};
 
+/// Assignments that are looked at in a Hello: as many mounts as are kept of a report.
+const HELD_MAX: usize = 10_000;
+
 /// What a host says it holds. Uids that are none cannot be ours and are left out.
 pub(super) fn held(hello: &pb::Hello) -> Vec<(Uuid, i64)> {
     let uid = |held: &pb::HeldAssignment| Some((Uuid::try_parse(&held.uid).ok()?, held.generation));
-    hello.held.iter().filter_map(uid).collect()
+    hello.held.iter().take(HELD_MAX).filter_map(uid).collect()
 }
 
 pub(super) fn welcome(greeting: Greeting) -> pb::Welcome {

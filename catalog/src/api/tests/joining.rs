@@ -48,6 +48,8 @@ async fn a_token_lets_in_as_many_hosts_as_it_says_each_under_a_name_of_its_own()
     assert_eq!(names, ["hosts/gpu-1", "hosts/gpu-1-2", "hosts/host"]);
     assert!(world.enroll(&token, &Keys::new(), "one-more").await.is_err());
 
+    // Newest first means: to the millisecond.
+    world.clock.advance(Duration::from_millis(1));
     let token = world.token("gpu", 5).await;
     let listed = world
         .api
