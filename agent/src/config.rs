@@ -124,9 +124,11 @@ impl Config {
             keys.mistakes
                 .push("mount_root must be a folder of its own, not /".to_owned());
         }
-        keys.mistakes.extend(keys.table.keys().map(|key| {
-            format!("{key} is not a key of this file; see the commented agent.toml for all of them")
-        }));
+        keys.mistakes.extend(
+            keys.table.keys().map(|key| {
+                format!("{key} is not a key of this file; mooring-agent run --help lists them all")
+            }),
+        );
         if keys.mistakes.is_empty() {
             Ok(config)
         } else {

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod blocking;
 pub mod config;
 pub mod desired;
 pub mod enroll;

@@ -6,6 +6,7 @@ mod launch;
 mod mountpoint;
 mod native;
 pub mod through;
+mod unmount;
 pub mod worker;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use crate::observed::record::Runs;
 
 pub use mountpoint::prepare_mount_root;
-pub use native::Stopped;
+pub use unmount::Stopped;
 
 /// What mounting needs to know of this host. All methods that block are to be called outside the async threads.
 pub struct Mounter {

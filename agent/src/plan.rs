@@ -34,20 +34,36 @@ pub struct Plan {
 }
 
 /// One thing to do for one assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The assignment.
+    pub uid: Uuid,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What can be done for an assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
     /// Unmount for good, by a removal.
-    Stop(Uuid),
+    Stop,
     /// A removal that finds nothing to unmount is done.
-    Finish(Uuid),
+    Finish,
     /// Forget a run of which nothing is left.
-    Sweep(Uuid),
+    Sweep,
     /// Unmount what was ordered before, then mount what is ordered now.
-    Restart(Uuid),
+    Restart,
     /// Give the worker another key.
-    SetCredential(Uuid),
+    SetCredential,
     /// Clear away what a dead worker or agent left, if anything, and mount.
-    Start(Uuid),
+    Start,
+}
+
+impl Action {
+    /// The action as a step for one assignment.
+    pub fn on(self, uid: Uuid) -> Step {
+        Step { uid, action: self }
+    }
 }
 
 /// Decides.
@@ -64,13 +80,13 @@ pub fn plan(
             continue;
         }
         if place_of(*uid, desired, observed, mount_root).is_none() {
-            plan.steps.push(Step::Finish(*uid));
+            plan.steps.push(Action::Finish.on(*uid));
         } else {
-            plan.when(memory.retry_at.get(uid), now, Step::Stop(*uid));
+            plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
         }
     }
     plan.steps
-        .extend(sweeps(desired, observed, memory).map(Step::Sweep));
+        .extend(sweeps(desired, observed, memory).map(|uid| Action::Sweep.on(uid)));
     let mut taken: BTreeSet<PathBuf> = memory.busy.values().cloned().collect();
     let mut starts = Vec::new();
     for (uid, order) in &desired.orders {
@@ -78,7 +94,7 @@ pub fn plan(
             continue;
         }
         match step_for(*uid, order, observed, memory, mount_root) {
-            Some((step, path)) if matches!(step, Step::Start(_) | Step::Restart(_)) => {
+            Some((step, path)) if matches!(step.action, Action::Start | Action::Restart) => {
                 let occupied = observed.owner(&path).is_some_and(|owner| owner != *uid);
                 if !occupied && taken.insert(path) {
                     starts.push((*uid, step));
@@ -135,15 +151,15 @@ fn step_for(
     let credential = spec.credential.as_ref()?;
     let step = match observed.seen(uid, at) {
         Seen::Nothing | Seen::Left(_) | Seen::Lingering(_) | Seen::Unmounted(_) | Seen::Dead(_) => {
-            Step::Start(uid)
+            Action::Start.on(uid)
         }
-        Seen::Mounted(record) if record.phase == Phase::Launching => Step::Start(uid),
-        Seen::Mounted(record) if record.generation != order.about.generation => Step::Restart(uid),
+        Seen::Mounted(record) if record.phase == Phase::Launching => Action::Start.on(uid),
+        Seen::Mounted(record) if record.generation != order.about.generation => Action::Restart.on(uid),
         Seen::Mounted(record) if record.secret_version != credential.secret_version => {
-            Step::SetCredential(uid)
+            Action::SetCredential.on(uid)
         }
         Seen::Mounted(_) => return None,
-        Seen::Unrecorded if memory.disconnected.contains(&uid) => Step::Start(uid),
+        Seen::Unrecorded if memory.disconnected.contains(&uid) => Action::Start.on(uid),
         Seen::Unrecorded | Seen::Foreign(_) => return None,
     };
     Some((step, wanted))

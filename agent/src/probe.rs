@@ -21,6 +21,9 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// Mounts answer this from memory. Longer than any pause of a loaded machine that a person would not call a hang.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Answers within this time make one round. Nobody waits for them: what is urgent comes as an event of its own.
+const ANSWERS_REST: Duration = Duration::from_millis(100);
+
 /// How a mount does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -52,15 +55,16 @@ struct Watched {
 }
 
 impl Prober {
-    /// Asks the mount of `uid` unless it was asked just now. `worker` is its worker's pid and socket, if they are known.
-    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<(u32, PathBuf)>, now: Instant) {
+    /// Asks the mount of `uid` unless it was asked just now; tells whether it does. `worker` is its worker's pid and
+    /// socket, if they are known.
+    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<(u32, PathBuf)>, now: Instant) -> bool {
         let pid = worker.as_ref().map(|(pid, _)| *pid);
         let watched = self.watched(uid, path, pid);
         let due = watched
             .asked_at
             .is_none_or(|asked| now.duration_since(asked) >= INTERVAL);
         if watched.asking || !due {
-            return;
+            return false;
         }
         watched.asking = true;
         watched.asked_at = Some(now);
@@ -69,6 +73,7 @@ impl Prober {
         let socket = worker.map(|(_, socket)| socket);
         self.asking
             .spawn_blocking(move || (uid, generation, probe(&path, socket.as_deref(), &touching)));
+        true
     }
 
     /// A mount that was made or given a key just now has answered already.
@@ -81,13 +86,6 @@ impl Prober {
         });
     }
 
-    /// Asks soon, whatever was asked before.
-    pub fn hurry(&mut self, uid: Uuid) {
-        if let Some(watched) = self.mounts.get_mut(&uid) {
-            watched.asked_at = None;
-        }
-    }
-
     /// Keeps only the mounts for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&Uuid) -> bool) {
         self.mounts.retain(|uid, _| keep(uid));
@@ -98,21 +96,29 @@ impl Prober {
         self.mounts.get(&uid)?.latest.as_ref()
     }
 
-    /// Waits for an answer; cancel-safe, an answer that is not taken stays. Never returns while nothing is asked.
+    /// Waits for answers, and for those that come soon after the first: many mounts shall not be many rounds.
+    /// Cancel-safe: an answer is taken in at once, and one that is not taken stays. Never returns while nothing is asked.
     pub async fn answered(&mut self) {
         match self.asking.join_next().await {
-            Some(Ok((uid, generation, probe))) => {
-                let watched = self
-                    .mounts
-                    .get_mut(&uid)
-                    .filter(|watched| watched.generation == generation);
-                if let Some(watched) = watched {
+            Some(answer) => self.take(answer),
+            None => std::future::pending().await,
+        }
+        tokio::time::sleep(ANSWERS_REST).await;
+        while let Some(answer) = self.asking.try_join_next() {
+            self.take(answer);
+        }
+    }
+
+    fn take(&mut self, answer: Result<(Uuid, u64, Probe), tokio::task::JoinError>) {
+        match answer {
+            Ok((uid, generation, probe)) => {
+                let watched = self.mounts.get_mut(&uid);
+                if let Some(watched) = watched.filter(|watched| watched.generation == generation) {
                     watched.asking = false;
                     watched.latest = Some(probe);
                 }
             }
-            Some(Err(error)) => tracing::error!(%error, "a probe of a mount panicked"),
-            None => std::future::pending().await,
+            Err(error) => tracing::error!(%error, "a probe of a mount panicked"),
         }
     }
 

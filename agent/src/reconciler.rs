@@ -6,6 +6,7 @@
 
 mod publish;
 mod trouble;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mooring_control::WorkerStatus;
 use mooring_identity::Clock;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -21,23 +21,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::desired::{DesiredSet, Removal};
-use crate::ledger::{Ledger, LedgerError};
-use crate::mounter::{MountError, Mounter, Stopped};
+use crate::desired::DesiredSet;
+use crate::ledger::Ledger;
+use crate::mounter::{MountError, Mounter};
 use crate::observed::process::{Process, reap};
 use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
-use crate::plan::{self, Memory, Step};
+use crate::plan::{self, Action, Memory, Step};
 use crate::probe::Prober;
 use crate::status::{HostStatus, MountStatus};
 use trouble::Troubles;
+use work::{Done, Outcome, Work};
 
 /// What no event tells of, such as an unmount by hand, is seen within this time.
 const TICK: Duration = Duration::from_secs(2);
-
-/// A restart waits this long for open files and uploads before it detaches the old mount; the old worker goes on with
-/// both after that.
-const RESTART_GRACE: Duration = Duration::from_secs(10);
 
 /// A start that is under way when the agent is told to end may take this long; a longer one is cleared away by the
 /// next agent.
@@ -65,21 +62,6 @@ pub struct Reconciler {
 struct Running {
     task: tokio::task::Id,
     path: PathBuf,
-}
-
-/// A task that has ended.
-struct Done {
-    uid: Uuid,
-    outcome: Result<Outcome, MountError>,
-}
-
-enum Outcome {
-    /// Mounted, or given a key: what the worker said at once.
-    Serves(WorkerStatus),
-    /// Unmounted by a removal, for the reason that it gave, and out of the ledger.
-    Removed(String),
-    /// Nothing to report.
-    Nothing,
 }
 
 impl Reconciler {
@@ -201,91 +183,18 @@ impl Reconciler {
         observed: &ObservedSet,
         shutdown: &CancellationToken,
     ) {
+        let (uid, action) = (step.uid, step.action);
+        let work = Work::of(step, desired, observed, &self.mounter);
+        let path = work.path.clone();
+        if action != Action::Sweep {
+            tracing::info!(assignment = %uid, path = %path.display(), ?action, "step begins");
+        }
         let (mounter, ledger) = (Arc::clone(&self.mounter), Arc::clone(&self.ledger));
-        let cancel = shutdown.child_token();
-        let uid = match &step {
-            Step::Stop(uid)
-            | Step::Finish(uid)
-            | Step::Sweep(uid)
-            | Step::Restart(uid)
-            | Step::SetCredential(uid)
-            | Step::Start(uid) => *uid,
-        };
-        let record = observed.record(uid).cloned();
-        let order = desired.orders.get(&uid).cloned();
-        let place = plan::place_of(uid, desired, observed, &self.mounter.mount_root);
-        let removal = desired.removals.get(&uid).cloned().unwrap_or(Removal {
-            reason: String::new(),
-            grace: Duration::ZERO,
-        });
-        // A start or restart works on the ordered place, everything else on the recorded one.
-        let wanted = order
-            .as_ref()
-            .and_then(|order| order.spec.as_ref().ok())
-            .map(|spec| spec.place.path(&self.mounter.mount_root));
-        let path = match &step {
-            Step::Start(_) | Step::Restart(_) => wanted.or(place.clone()),
-            Step::Stop(_) | Step::Finish(_) | Step::Sweep(_) | Step::SetCredential(_) => place.clone(),
-        }
-        .unwrap_or_default();
-        if !matches!(step, Step::Sweep(_)) {
-            tracing::info!(assignment = %uid, path = %path.display(), ?step, "step begins");
-        }
-        let task = match step {
-            Step::Sweep(_) => self.tasks.spawn_blocking(move || {
-                mounter.forget(uid);
-                Done {
-                    uid,
-                    outcome: Ok(Outcome::Nothing),
-                }
-            }),
-            Step::Finish(_) => self.tasks.spawn_blocking(move || Done {
-                uid,
-                outcome: strike(&ledger, uid, removal.reason),
-            }),
-            Step::Stop(_) => {
-                let path = path.clone();
-                self.tasks.spawn(async move {
-                    let stopped = mounter
-                        .stop(uid, &path, record, removal.grace, false, cancel)
-                        .await;
-                    let outcome = match stopped {
-                        Ok(Stopped::Done) => struck(ledger, uid, removal.reason).await,
-                        Ok(Stopped::Interrupted) => Ok(Outcome::Nothing),
-                        Err(error) => Err(error),
-                    };
-                    Done { uid, outcome }
-                })
-            }
-            Step::Restart(_) => {
-                let path = path.clone();
-                self.tasks.spawn(async move {
-                    let outcome = restart(mounter, order, record, path, cancel).await;
-                    Done { uid, outcome }
-                })
-            }
-            Step::SetCredential(_) => self.tasks.spawn_blocking(move || {
-                let outcome = with_spec(order.as_ref(), |_, spec| {
-                    record.as_ref().map_or(Ok(Outcome::Nothing), |record| {
-                        mounter.set_credential(record, spec).map(Outcome::Serves)
-                    })
-                });
-                Done { uid, outcome }
-            }),
-            Step::Start(_) => self.tasks.spawn_blocking(move || {
-                let outcome = with_spec(order.as_ref(), |about, spec| {
-                    mounter.start(about, spec, record.as_ref()).map(Outcome::Serves)
-                });
-                Done { uid, outcome }
-            }),
-        };
-        self.running.insert(
-            uid,
-            Running {
-                task: task.id(),
-                path,
-            },
-        );
+        let task = self
+            .tasks
+            .spawn(work.run(mounter, ledger, shutdown.child_token()))
+            .id();
+        self.running.insert(uid, Running { task, path });
     }
 
     /// Takes the result of a task.
@@ -321,13 +230,7 @@ impl Reconciler {
             Ok(Outcome::Serves(status)) => {
                 tracing::info!(assignment = %uid, path = %path.display(), "mount serves");
                 self.troubles.succeeded(uid, now);
-                let worker = self
-                    .mounter
-                    .runs
-                    .read_all()
-                    .ok()
-                    .and_then(|mut records| records.remove(&uid));
-                if let Some(record) = worker {
+                if let Some(record) = self.mounter.runs.read(uid) {
                     self.prober
                         .learned(uid, &record.path, record.worker.pid, status, now);
                 }
@@ -398,11 +301,12 @@ impl Reconciler {
                 && record.phase == Phase::Mounted;
             if serving {
                 asked.insert(uid);
-                self.mounter.runs.bound_log(uid);
                 if !self.running.contains_key(&uid) {
                     let socket = self.mounter.runs.control_socket(uid);
-                    self.prober
-                        .ask(uid, &record.path, Some((record.worker.pid, socket)), now);
+                    let worker = Some((record.worker.pid, socket));
+                    if self.prober.ask(uid, &record.path, worker, now) {
+                        self.mounter.runs.bound_log(uid);
+                    }
                 }
             }
         }
@@ -440,66 +344,4 @@ enum Woken {
     Done(Result<(tokio::task::Id, Done), tokio::task::JoinError>),
     Ended(Process),
     Look,
-}
-
-async fn restart(
-    mounter: Arc<Mounter>,
-    order: Option<crate::desired::Order>,
-    record: Option<crate::observed::record::Record>,
-    path: PathBuf,
-    cancel: CancellationToken,
-) -> Result<Outcome, MountError> {
-    let Some(record) = record else {
-        return Ok(Outcome::Nothing);
-    };
-    let (uid, old_path) = (record.assignment_uid, record.path.clone());
-    let keep_place = old_path == path;
-    let stopped = Arc::clone(&mounter)
-        .stop(uid, &old_path, Some(record), RESTART_GRACE, keep_place, cancel)
-        .await?;
-    if stopped == Stopped::Interrupted {
-        return Ok(Outcome::Nothing);
-    }
-    let started = tokio::task::spawn_blocking(move || {
-        with_spec(order.as_ref(), |about, spec| {
-            mounter.start(about, spec, None).map(Outcome::Serves)
-        })
-    });
-    match started.await {
-        Ok(outcome) => outcome,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Ok(Outcome::Nothing),
-        },
-    }
-}
-
-/// The plan gives such steps only for orders that can be carried out.
-fn with_spec(
-    order: Option<&crate::desired::Order>,
-    act: impl FnOnce(&crate::desired::About, &crate::desired::Spec) -> Result<Outcome, MountError>,
-) -> Result<Outcome, MountError> {
-    match order.map(|order| (&order.about, order.spec.as_ref())) {
-        Some((about, Ok(spec))) => act(about, spec),
-        Some((_, Err(_))) | None => Ok(Outcome::Nothing),
-    }
-}
-
-/// A removal that was carried out leaves the ledger.
-fn strike(ledger: &Ledger, uid: Uuid, reason: String) -> Result<Outcome, MountError> {
-    ledger
-        .change(|held| Ok::<_, LedgerError>(held.after_removal(&uid.to_string())))
-        .map(|()| Outcome::Removed(reason))
-        .map_err(|error| MountError::Host {
-            reason: "LedgerUnwritable",
-            message: format!("unmounted, but the ledger cannot be written: {error}; free some space"),
-        })
-}
-
-async fn struck(ledger: Arc<Ledger>, uid: Uuid, reason: String) -> Result<Outcome, MountError> {
-    match tokio::task::spawn_blocking(move || strike(&ledger, uid, reason)).await {
-        Ok(outcome) => outcome,
-        // The next agent finds nothing mounted and strikes it then.
-        Err(_) => Ok(Outcome::Nothing),
-    }
 }

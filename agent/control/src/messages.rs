@@ -67,6 +67,9 @@ pub enum FromWorker {
         reason: String,
         /// What a person can do about it.
         remedy: String,
+        /// The store did answer, and refused the key or what the key may do.
+        #[serde(default)]
+        key_refused: bool,
     },
 }
 

@@ -1,3 +1,5 @@
+//! Both ends of the socket in one process.
+
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;

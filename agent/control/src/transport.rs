@@ -99,7 +99,9 @@ impl Connection {
         message: &M,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(), TransportError> {
-        let packet = Zeroizing::new(serde_json::to_vec(message).map_err(TransportError::Malformed)?);
+        // Large enough from the start: a buffer that grows leaves copies of a key behind.
+        let mut packet = Zeroizing::new(Vec::with_capacity(PACKET_BYTES_MAX));
+        serde_json::to_writer(&mut *packet, message).map_err(TransportError::Malformed)?;
         if packet.len() > PACKET_BYTES_MAX {
             return Err(TransportError::TooLarge);
         }

@@ -181,6 +181,7 @@ impl Worker {
                 ToWorker::Hello { version } => FromWorker::Failed {
                     reason: format!("the agent speaks version {version}, this worker {PROTOCOL_VERSION}"),
                     remedy: "start the worker of the agent's own version".to_owned(),
+                    key_refused: false,
                 },
                 ToWorker::Start { config } => match self.start(config, descriptor) {
                     Ok(()) => FromWorker::Started,
@@ -384,6 +385,14 @@ fn fuse_connection(descriptor: &OwnedFd) -> Option<u32> {
 }
 
 fn failed(error: MountError) -> FromWorker {
-    let MountError { reason, remedy } = error;
-    FromWorker::Failed { reason, remedy }
+    let MountError {
+        reason,
+        remedy,
+        key_refused,
+    } = error;
+    FromWorker::Failed {
+        reason,
+        remedy,
+        key_refused,
+    }
 }

@@ -99,7 +99,11 @@ fn background_part(options: &MountOptions) -> ExitCode {
                     "the mount ends with an error"
                 );
             } else {
-                let MountError { reason, remedy } = &error;
+                let MountError {
+                    reason,
+                    remedy,
+                    key_refused: _,
+                } = &error;
                 tell_parent(&format!("{reason}\n  {remedy}\n"));
             }
             ExitCode::FAILURE

@@ -36,6 +36,8 @@ pub struct MountError {
     pub reason: String,
     /// What to do about it.
     pub remedy: String,
+    /// The store did answer, and refused the key or what the key may do.
+    pub key_refused: bool,
 }
 
 impl MountError {
@@ -44,6 +46,7 @@ impl MountError {
         MountError {
             reason: reason.into(),
             remedy: remedy.into(),
+            key_refused: false,
         }
     }
 }
@@ -252,7 +255,10 @@ pub fn explain(error: &StoreError, bucket: &str) -> MountError {
         }
         StoreError::Refused { .. } => "check the endpoint, the region and --path-style",
     };
-    MountError::new(reason, remedy)
+    MountError {
+        key_refused: matches!(error, StoreError::Denied { .. }),
+        ..MountError::new(reason, remedy)
+    }
 }
 
 async fn check_access(store: &dyn ObjectStore, bucket: &str, prefix: &Prefix) -> Result<(), MountError> {

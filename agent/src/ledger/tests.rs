@@ -1,3 +1,5 @@
+//! Snapshots, deltas, set-back catalogs, and files that were torn.
+
 use super::*;
 
 fn assignment(uid: &str, generation: i64) -> pb::Assignment {

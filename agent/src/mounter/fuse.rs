@@ -32,7 +32,7 @@ pub(super) fn mount(path: &Path, read_only: bool) -> Result<OwnedFd, MountError>
         device.as_raw_fd()
     );
     let options = CString::new(options).expect("the options are numbers and words");
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     if read_only {
         flags |= MountFlags::RDONLY;
     }

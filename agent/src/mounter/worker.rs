@@ -45,6 +45,8 @@ pub enum WorkerError {
         reason: String,
         /// What a person can do about it.
         remedy: String,
+        /// The store did answer, and refused the key or what the key may do.
+        key_refused: bool,
     },
     /// It answers something else than was asked.
     #[error(
@@ -80,7 +82,17 @@ impl Worker {
                     .and_then(|uid| Uuid::try_parse(&uid).ok()),
             },
             FromWorker::Hello { version, .. } => return Err(WorkerError::Version { version }),
-            FromWorker::Failed { reason, remedy } => return Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Failed {
+                reason,
+                remedy,
+                key_refused,
+            } => {
+                return Err(WorkerError::Refused {
+                    reason,
+                    remedy,
+                    key_refused,
+                });
+            }
             FromWorker::Started | FromWorker::Status(_) => return Err(WorkerError::OutOfTurn),
         };
         Ok(Worker { connection, hello })
@@ -100,7 +112,15 @@ impl Worker {
         self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
         match answer {
             FromWorker::Started => Ok(()),
-            FromWorker::Failed { reason, remedy } => Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Failed {
+                reason,
+                remedy,
+                key_refused,
+            } => Err(WorkerError::Refused {
+                reason,
+                remedy,
+                key_refused,
+            }),
             FromWorker::Hello { .. } | FromWorker::Status(_) => Err(WorkerError::OutOfTurn),
         }
     }
@@ -125,7 +145,15 @@ impl Worker {
         self.connection.send(question, None)?;
         match self.connection.receive::<FromWorker>()?.0 {
             FromWorker::Status(status) => Ok(status),
-            FromWorker::Failed { reason, remedy } => Err(WorkerError::Refused { reason, remedy }),
+            FromWorker::Failed {
+                reason,
+                remedy,
+                key_refused,
+            } => Err(WorkerError::Refused {
+                reason,
+                remedy,
+                key_refused,
+            }),
             FromWorker::Hello { .. } | FromWorker::Started => Err(WorkerError::OutOfTurn),
         }
     }

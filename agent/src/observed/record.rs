@@ -104,7 +104,16 @@ impl Runs {
     /// All records. One that cannot be read is reported and skipped; its mount is then known from the kernel alone.
     pub fn read_all(&self) -> io::Result<BTreeMap<Uuid, Record>> {
         let mut records = BTreeMap::new();
-        for entry in std::fs::read_dir(&self.folder)? {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Someone has tidied up too well. The mounts go on; their workers cannot be asked any more.
+                Runs::open(&self.folder)?;
+                return Ok(records);
+            }
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
             let folder = entry?;
             let Some(uid) = folder
                 .file_name()
@@ -113,25 +122,35 @@ impl Runs {
             else {
                 continue;
             };
-            let path = folder.path().join(RECORD);
-            let bytes = match std::fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) if record.assignment_uid == uid => {
-                    records.insert(uid, record);
-                }
-                Ok(_) => {
-                    tracing::warn!(path = %path.display(), "a record lies in another assignment's folder; ignored")
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a record cannot be read; ignored")
-                }
+            if let Some(record) = self.read(uid) {
+                records.insert(uid, record);
             }
         }
         Ok(records)
+    }
+
+    /// The record of one assignment, if there is one that can be read.
+    pub fn read(&self, uid: Uuid) -> Option<Record> {
+        let path = self.folder(uid).join(RECORD);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a record cannot be read; ignored");
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if record.assignment_uid == uid => Some(record),
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "a record lies in another assignment's folder; ignored");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a record cannot be understood; ignored");
+                None
+            }
+        }
     }
 
     /// Removes what is known to lie in an assignment's folder, and the folder if it is empty then.

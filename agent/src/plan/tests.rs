@@ -1,3 +1,5 @@
+//! What is found and what is wanted, as tables, and the steps that follow.
+
 use std::time::Duration;
 
 use mooring_proto::agent::v1 as pb;
@@ -92,7 +94,7 @@ fn each_thing_that_can_be_found_has_its_step() {
     let want = desired(&[assignment(1, "a")]);
     let a = || mounted(&["a"]);
     let table: [(&str, String, Vec<Run>, Vec<Step>); 12] = [
-        ("nothing", String::new(), vec![], vec![Step::Start(uid(1))]),
+        ("nothing", String::new(), vec![], vec![Action::Start.on(uid(1))]),
         (
             "serves what was ordered",
             a(),
@@ -103,43 +105,43 @@ fn each_thing_that_can_be_found_has_its_step() {
             "an older generation",
             a(),
             vec![run(1, "a", true, |r| r.generation = 4)],
-            vec![Step::Restart(uid(1))],
+            vec![Action::Restart.on(uid(1))],
         ),
         (
             "another key",
             a(),
             vec![run(1, "a", true, |r| r.secret_version = "v0".into())],
-            vec![Step::SetCredential(uid(1))],
+            vec![Action::SetCredential.on(uid(1))],
         ),
         (
             "a dead worker",
             a(),
             vec![run(1, "a", false, |_| {})],
-            vec![Step::Start(uid(1))],
+            vec![Action::Start.on(uid(1))],
         ),
         (
             "a record from before a reboot",
             String::new(),
             vec![run(1, "a", false, |_| {})],
-            vec![Step::Start(uid(1))],
+            vec![Action::Start.on(uid(1))],
         ),
         (
             "unmounted by hand",
             String::new(),
             vec![run(1, "a", true, |_| {})],
-            vec![Step::Start(uid(1))],
+            vec![Action::Start.on(uid(1))],
         ),
         (
             "an agent died while launching",
             a(),
             vec![run(1, "a", true, |r| r.phase = Phase::Launching)],
-            vec![Step::Start(uid(1))],
+            vec![Action::Start.on(uid(1))],
         ),
         (
             "a detached worker still uploads",
             String::new(),
             vec![run(1, "a", true, |r| r.phase = Phase::Detached)],
-            vec![Step::Start(uid(1))],
+            vec![Action::Start.on(uid(1))],
         ),
         ("a mount without a record", a(), vec![], vec![]),
         (
@@ -152,7 +154,7 @@ fn each_thing_that_can_be_found_has_its_step() {
             "a renamed mount",
             mounted(&["old"]),
             vec![run(1, "old", true, |r| r.generation = 4)],
-            vec![Step::Restart(uid(1))],
+            vec![Action::Restart.on(uid(1))],
         ),
     ];
     for (what, mountinfo, runs, expected) in table {
@@ -174,9 +176,12 @@ fn an_empty_order_book_unmounts_nothing() {
 fn a_removal_stops_what_is_there_and_is_done_when_nothing_is() {
     let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
     let both = removing(1, desired(&[assignment(1, "a")]));
-    assert_eq!(steps(&both, &observed), [Step::Stop(uid(1))]);
+    assert_eq!(steps(&both, &observed), [Action::Stop.on(uid(1))]);
     let unheard = removing(9, DesiredSet::default());
-    assert_eq!(steps(&unheard, &ObservedSet::default()), [Step::Finish(uid(9))]);
+    assert_eq!(
+        steps(&unheard, &ObservedSet::default()),
+        [Action::Finish.on(uid(9))]
+    );
 }
 
 #[test]
@@ -186,9 +191,12 @@ fn stops_come_before_starts_and_a_place_is_taken_by_one_mount_at_a_time() {
         1,
         desired(&[assignment(1, "a"), assignment(2, "a"), assignment(3, "b")]),
     );
-    assert_eq!(steps(&want, &observed), [Step::Stop(uid(1)), Step::Start(uid(3))]);
+    assert_eq!(
+        steps(&want, &observed),
+        [Action::Stop.on(uid(1)), Action::Start.on(uid(3))]
+    );
     let twice = desired(&[assignment(2, "c"), assignment(3, "c")]);
-    assert_eq!(steps(&twice, &ObservedSet::default()), [Step::Start(uid(2))]);
+    assert_eq!(steps(&twice, &ObservedSet::default()), [Action::Start.on(uid(2))]);
 }
 
 #[test]
@@ -218,7 +226,7 @@ fn what_failed_waits_for_its_moment_and_delays_no_other() {
         ..Default::default()
     };
     let waiting = plan(&want, &ObservedSet::default(), &memory, Path::new(ROOT), now);
-    assert_eq!(waiting.steps, [Step::Start(uid(2))]);
+    assert_eq!(waiting.steps, [Action::Start.on(uid(2))]);
     assert_eq!(waiting.wake_at, Some(later));
     let due = plan(&want, &ObservedSet::default(), &memory, Path::new(ROOT), later);
     assert_eq!(due.steps.len(), 2);
@@ -259,7 +267,7 @@ fn a_mount_with_nobody_behind_it_is_replaced_even_without_a_record() {
         Path::new(ROOT),
         Instant::now(),
     );
-    assert_eq!(plan.steps, [Step::Start(uid(1))]);
+    assert_eq!(plan.steps, [Action::Start.on(uid(1))]);
 }
 
 #[test]
@@ -267,7 +275,7 @@ fn a_run_of_which_nothing_is_left_is_forgotten() {
     let gone = vec![run(1, "a", false, |record| record.phase = Phase::Detached)];
     assert_eq!(
         steps(&DesiredSet::default(), &ObservedSet::of("", gone)),
-        [Step::Sweep(uid(1))]
+        [Action::Sweep.on(uid(1))]
     );
     let busy = vec![run(1, "a", true, |record| record.phase = Phase::Detached)];
     assert_eq!(steps(&DesiredSet::default(), &ObservedSet::of("", busy)), []);

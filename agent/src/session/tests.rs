@@ -1,3 +1,5 @@
+//! A host and a catalog in memory, over real TLS.
+
 use std::future::Future;
 use std::path::Path;
 
@@ -23,8 +25,6 @@ struct World {
 
 impl World {
     async fn start(prepare: impl FnOnce(&FakeCatalog, &Ledger)) -> World {
-        // Another test may have installed it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let (clock, stop) = (Clock::system(), CancellationToken::new());
         let catalog = FakeCatalog::start("127.0.0.1:0", clock.clone(), stop.clone()).await;
         let dir = tempfile::tempdir().unwrap();
@@ -126,7 +126,6 @@ fn assignment(uid: u128, mount_name: &str) -> pb::Assignment {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_reply_to_an_enrolment_strands_nobody() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = CancellationToken::new();
     let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
     let dir = tempfile::tempdir().unwrap();
@@ -238,7 +237,6 @@ async fn reports_come_with_every_change_and_with_every_heartbeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = CancellationToken::new();
     let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
     catalog.state(|state| state.life = Duration::from_secs(2));
@@ -274,7 +272,6 @@ async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_token_is_refused_with_the_catalogs_own_words() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = CancellationToken::new();
     let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
     let dir = tempfile::tempdir().unwrap();

@@ -1,3 +1,5 @@
+//! What was seen, and what is said of it.
+
 use std::path::Path;
 
 use super::*;

@@ -1,0 +1,178 @@
+//! One step as a task: all that it needs, taken from the round that planned it, and what came of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mooring_control::WorkerStatus;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::blocking::blocking;
+use crate::desired::{About, DesiredSet, Order, Removal, Spec};
+use crate::ledger::{Ledger, LedgerError};
+use crate::mounter::{MountError, Mounter, Stopped};
+use crate::observed::ObservedSet;
+use crate::observed::record::Record;
+use crate::plan::{self, Action, Step};
+
+/// A restart waits this long for open files and uploads before it detaches the old mount; the old worker goes on with
+/// both after that.
+const RESTART_GRACE: Duration = Duration::from_secs(10);
+
+/// A step with all that it needs.
+pub(super) struct Work {
+    step: Step,
+    order: Option<Order>,
+    record: Option<Record>,
+    removal: Removal,
+    /// The folder that it works on.
+    pub(super) path: PathBuf,
+}
+
+/// A task that has ended.
+pub(super) struct Done {
+    pub(super) uid: Uuid,
+    pub(super) outcome: Result<Outcome, MountError>,
+}
+
+/// What came of a step.
+pub(super) enum Outcome {
+    /// Mounted, or given a key: what the worker said at once.
+    Serves(WorkerStatus),
+    /// Unmounted by a removal, for the reason that it gave, and out of the ledger.
+    Removed(String),
+    /// Nothing to report.
+    Nothing,
+}
+
+impl Work {
+    /// Takes from a round what `step` needs.
+    pub(super) fn of(step: Step, desired: &DesiredSet, observed: &ObservedSet, mounter: &Mounter) -> Work {
+        let uid = step.uid;
+        let order = desired.orders.get(&uid).cloned();
+        let recorded = plan::place_of(uid, desired, observed, &mounter.mount_root);
+        let ordered = order
+            .as_ref()
+            .and_then(|order| order.spec.as_ref().ok())
+            .map(|spec| spec.place.path(&mounter.mount_root));
+        let path = match step.action {
+            Action::Start | Action::Restart => ordered.or(recorded),
+            Action::Stop | Action::Finish | Action::Sweep | Action::SetCredential => recorded,
+        };
+        Work {
+            step,
+            order,
+            record: observed.record(uid).cloned(),
+            removal: desired.removals.get(&uid).cloned().unwrap_or(Removal {
+                reason: String::new(),
+                grace: Duration::ZERO,
+            }),
+            path: path.unwrap_or_default(),
+        }
+    }
+
+    /// Does it.
+    pub(super) async fn run(
+        self,
+        mounter: Arc<Mounter>,
+        ledger: Arc<Ledger>,
+        cancel: CancellationToken,
+    ) -> Done {
+        let Step { uid, action } = self.step;
+        let outcome = match action {
+            Action::Stop => self.stop(mounter, ledger, cancel).await,
+            Action::Finish => strike(ledger, uid, self.removal.reason).await,
+            Action::Sweep => {
+                blocking(move || {
+                    mounter.forget(uid);
+                    Ok(Outcome::Nothing)
+                })
+                .await
+            }
+            Action::Restart => self.restart(mounter, cancel).await,
+            Action::SetCredential => {
+                blocking(move || {
+                    let record = self.record.as_ref();
+                    with_spec(self.order.as_ref(), |_, spec| {
+                        record.map_or(Ok(Outcome::Nothing), |record| {
+                            mounter.set_credential(record, spec).map(Outcome::Serves)
+                        })
+                    })
+                })
+                .await
+            }
+            Action::Start => {
+                blocking(move || {
+                    with_spec(self.order.as_ref(), |about, spec| {
+                        mounter
+                            .start(about, spec, self.record.as_ref())
+                            .map(Outcome::Serves)
+                    })
+                })
+                .await
+            }
+        };
+        Done { uid, outcome }
+    }
+
+    async fn stop(
+        self,
+        mounter: Arc<Mounter>,
+        ledger: Arc<Ledger>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, MountError> {
+        let (uid, Removal { reason, grace }) = (self.step.uid, self.removal);
+        match mounter
+            .stop(uid, &self.path, self.record, grace, false, cancel)
+            .await?
+        {
+            Stopped::Done => strike(ledger, uid, reason).await,
+            Stopped::Interrupted => Ok(Outcome::Nothing),
+        }
+    }
+
+    async fn restart(self, mounter: Arc<Mounter>, cancel: CancellationToken) -> Result<Outcome, MountError> {
+        let Some(record) = self.record else {
+            return Ok(Outcome::Nothing);
+        };
+        let (uid, old_path) = (record.assignment_uid, record.path.clone());
+        let keep_place = old_path == self.path;
+        let stopping = Arc::clone(&mounter);
+        let stopped = stopping.stop(uid, &old_path, Some(record), RESTART_GRACE, keep_place, cancel);
+        if stopped.await? == Stopped::Interrupted {
+            return Ok(Outcome::Nothing);
+        }
+        let order = self.order;
+        blocking(move || {
+            with_spec(order.as_ref(), |about, spec| {
+                mounter.start(about, spec, None).map(Outcome::Serves)
+            })
+        })
+        .await
+    }
+}
+
+/// The plan gives such steps only for orders that can be carried out.
+fn with_spec(
+    order: Option<&Order>,
+    act: impl FnOnce(&About, &Spec) -> Result<Outcome, MountError>,
+) -> Result<Outcome, MountError> {
+    match order.map(|order| (&order.about, order.spec.as_ref())) {
+        Some((about, Ok(spec))) => act(about, spec),
+        Some((_, Err(_))) | None => Ok(Outcome::Nothing),
+    }
+}
+
+/// A removal that was carried out leaves the ledger.
+async fn strike(ledger: Arc<Ledger>, uid: Uuid, reason: String) -> Result<Outcome, MountError> {
+    let struck =
+        blocking(move || ledger.change(|held| Ok::<_, LedgerError>(held.after_removal(&uid.to_string()))));
+    match struck.await {
+        Ok(()) => Ok(Outcome::Removed(reason)),
+        Err(error) => Err(MountError::Host {
+            reason: "LedgerUnwritable",
+            message: format!("unmounted, but the ledger cannot be written: {error}; free some space"),
+        }),
+    }
+}
