@@ -81,6 +81,7 @@ pub async fn update(writing: &Writing, community: &Community) -> Result<(), Erro
 /// Removes a community, the roles given on it, and its name for ever.
 pub async fn delete(writing: &Writing, community: &Community) -> Result<(), Error> {
     super::access::delete_of_scope(writing, community.meta.uid).await?;
+    super::publication::delete_of_community(writing, community.meta.uid).await?;
     community::Entity::delete_by_id(community.meta.uid)
         .exec(writing.db())
         .await

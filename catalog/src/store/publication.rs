@@ -1,8 +1,8 @@
 //! Rows of publications.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use uuid::Uuid;
 
@@ -83,15 +83,6 @@ pub async fn withdrawing(snapshot: &Snapshot) -> Result<Vec<Publication>, Error>
     rows.map_err(failed)?.into_iter().map(of_rows).collect()
 }
 
-/// How many there are in a community, those that are over included.
-pub async fn count_of_community(snapshot: &Snapshot, community_uid: Uuid) -> Result<u64, Error> {
-    publication::Entity::find()
-        .filter(publication::Column::CommunityUid.eq(community_uid))
-        .count(snapshot.db())
-        .await
-        .map_err(failed)
-}
-
 /// Adds a publication.
 pub async fn insert(writing: &Writing, publication: &Publication) -> Result<(), Error> {
     publication::Entity::insert(to_row(publication).into_active_model())
@@ -115,6 +106,17 @@ pub async fn update(writing: &Writing, publication: &Publication) -> Result<(), 
 /// Removes a publication that is over and has no imports.
 pub async fn delete(writing: &Writing, uid: Uuid) -> Result<(), Error> {
     publication::Entity::delete_by_id(uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Forgets what was offered in a community that is deleted: all of it is over, and its projects, which had the imports,
+/// are gone.
+pub(super) async fn delete_of_community(writing: &Writing, community_uid: Uuid) -> Result<(), Error> {
+    publication::Entity::delete_many()
+        .filter(publication::Column::CommunityUid.eq(community_uid))
         .exec(writing.db())
         .await
         .map_err(failed)?;

@@ -2,11 +2,12 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::entity::{connector, import, project, secret};
+use super::entity::{connector, import, project, publication, secret};
 use super::{Snapshot, failed};
 use crate::domain::Error;
 use crate::domain::community::Community;
 use crate::domain::project::Project;
+use crate::domain::publication::PublicationState;
 
 /// Users named at most: an error lists a few and counts the rest.
 const LISTED_MAX: u64 = 100;
@@ -20,10 +21,20 @@ pub async fn of_community(snapshot: &Snapshot, community: &Community) -> Result<
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    Ok(rows
+    let publications = publication::Entity::find()
+        .filter(publication::Column::CommunityUid.eq(community.meta.uid))
+        .filter(publication::Column::State.ne(PublicationState::Withdrawn.as_str()))
+        .order_by_asc(publication::Column::Id)
+        .limit(LISTED_MAX)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let name = &community.name;
+    let projects = rows.into_iter().map(|row| format!("projects/{}", row.id));
+    let publications = publications
         .into_iter()
-        .map(|row| format!("projects/{}", row.id))
-        .collect())
+        .map(|row| format!("{name}/publications/{}", row.id));
+    Ok(projects.chain(publications).collect())
 }
 
 /// What keeps a project from being deleted.

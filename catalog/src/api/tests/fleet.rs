@@ -523,3 +523,57 @@ async fn mounts_are_shown_to_those_who_may_see_them() {
     let denied = world.api.list_mounts(request(&viewer, body)).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn a_host_that_is_removed_from_the_fleet_is_waited_for_no_longer() {
+    let world = world().await;
+    let operator = world.operator.clone();
+    let host = world.host("gpu-1", "gpu").await;
+    world.activate(&operator, CONNECTOR, "gpu").await.unwrap();
+    let assignment = host.assignment(&world).await.assignment;
+    host.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+    let ending = world.deactivate(&operator, ACTIVATION).await;
+    assert_eq!(ending.state(), pb::ActivationState::Deactivating);
+    let body = pb::DeleteHostRequest {
+        name: host.name.clone(),
+        etag: String::new(),
+    };
+    world.api.delete_host(request(&operator, body)).await.unwrap();
+    assert_eq!(
+        world.activation(&operator, ACTIVATION).await.state(),
+        pb::ActivationState::Inactive
+    );
+}
+
+#[tokio::test]
+async fn a_project_goes_with_its_ended_activations() {
+    use pb::project_service_server::ProjectService as _;
+    let world = world().await;
+    let operator = world.operator.clone();
+    world.activate(&operator, CONNECTOR, "gpu").await.unwrap();
+    let delete = || async {
+        let body = pb::DeleteProjectRequest {
+            name: "projects/ml".into(),
+            etag: String::new(),
+        };
+        world.api.delete_project(request(&operator, body)).await
+    };
+    assert_eq!(delete().await.unwrap_err().code(), Code::FailedPrecondition);
+    world.deactivate(&operator, ACTIVATION).await;
+    let body = pb::DeleteConnectorRequest {
+        name: CONNECTOR.into(),
+        etag: String::new(),
+    };
+    world
+        .api
+        .delete_connector(request(&operator, body))
+        .await
+        .unwrap();
+    let body = pb::DeleteSecretRequest {
+        name: "projects/ml/secrets/reports".into(),
+        etag: String::new(),
+    };
+    world.api.delete_secret(request(&operator, body)).await.unwrap();
+    delete().await.unwrap();
+}

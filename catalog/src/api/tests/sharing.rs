@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mooring_proto::v1 as pb;
 use pb::activation_service_server::ActivationService as _;
+use pb::community_service_server::CommunityService as _;
 use pb::connector_service_server::ConnectorService as _;
 use pb::publication_service_server::PublicationService as _;
 use tonic::{Code, Status};
@@ -627,4 +628,29 @@ async fn what_is_published_or_active_cannot_be_deleted() {
         Code::NotFound,
         "an ended activation goes with its target"
     );
+}
+
+#[tokio::test]
+async fn a_community_in_which_something_is_offered_cannot_be_deleted_and_goes_with_what_was() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    world.community("guests").await;
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "guests")
+        .await
+        .unwrap()
+        .name;
+    let delete = || async {
+        let body = pb::DeleteCommunityRequest {
+            name: "communities/guests".into(),
+            etag: String::new(),
+        };
+        world.api.delete_community(request(&operator, body)).await
+    };
+    let refused = delete().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&publication), "{}", refused.message());
+    withdraw(&world, &operator, &publication, pb::WithdrawalMode::Block)
+        .await
+        .unwrap();
+    delete().await.unwrap();
 }
