@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use mooring_identity::Peer;
 use time::{Duration, OffsetDateTime};
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
@@ -37,11 +38,16 @@ const FROM_ALL: Rate = Rate {
 /// Addresses remembered at a time: 64 bytes each. When they are full, the limit holds for all of the newcomers together.
 const ADDRESSES_MAX: usize = 10_000;
 
+/// Calls under way at a time, over all connections; of a stream only its beginning counts. SQLite answers some thousand
+/// a second, so more would only wait until their callers have given up.
+const CALLS_MAX: usize = 1024;
+
 /// Puts the gate in front of a service.
 #[derive(Clone)]
 pub(super) struct GateLayer {
     catalog: Arc<Catalog>,
     limiter: Arc<Limiter>,
+    calls: Arc<Semaphore>,
 }
 
 impl GateLayer {
@@ -49,6 +55,7 @@ impl GateLayer {
         Self {
             catalog,
             limiter: Arc::default(),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
         }
     }
 }
@@ -88,8 +95,16 @@ where
         // The clone that is ready is the one that was polled.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let GateLayer { catalog, limiter } = self.layer.clone();
+        let GateLayer {
+            catalog,
+            limiter,
+            calls,
+        } = self.layer.clone();
         Box::pin(async move {
+            let Ok(_call) = calls.try_acquire() else {
+                let reason = "the catalog has too many calls under way; try again in a second";
+                return Ok(Status::from(Error::Exhausted { reason }).into_http());
+            };
             let rpc = request.uri().path().trim_start_matches('/').to_owned();
             let caller = Caller::of(&Peer::of(request.extensions()));
             let address = request

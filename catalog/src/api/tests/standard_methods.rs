@@ -278,3 +278,30 @@ async fn names_of_deleted_communities_and_projects_are_not_given_out_again() {
         .unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_callers_at_once_are_all_answered_and_a_repeated_call_acts_once() {
+    let world = std::sync::Arc::new(World::new().await);
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..100_u128 {
+        let world = world.clone();
+        callers.spawn(async move {
+            let create = || {
+                let body = pb::CreateCommunityRequest {
+                    // Two callers each share an id, as a retry over another connection does.
+                    request_id: uuid::Uuid::from_u128(1 + number / 2).to_string(),
+                    ..Default::default()
+                };
+                world.api.create_community(request(&world.operator, body))
+            };
+            let list = world
+                .api
+                .list_communities(request(&world.operator, pb::ListCommunitiesRequest::default()));
+            let (created, listed) = tokio::join!(create(), list);
+            listed.unwrap();
+            created.unwrap().into_inner().name
+        });
+    }
+    let names: std::collections::BTreeSet<String> = callers.join_all().await.into_iter().collect();
+    assert_eq!(names.len(), 50);
+}
