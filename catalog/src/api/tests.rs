@@ -8,3 +8,4 @@ mod rights;
 mod session;
 mod sharing;
 mod standard_methods;
+mod withdrawing;

@@ -1,0 +1,314 @@
+//! Taking an offer back, and what it does to what is active.
+
+use std::time::Duration;
+
+use mooring_proto::v1 as pb;
+use pb::activation_service_server::ActivationService as _;
+use pb::community_service_server::CommunityService as _;
+use pb::connector_service_server::ConnectorService as _;
+use pb::publication_service_server::PublicationService as _;
+use tonic::{Code, Status};
+
+use crate::domain::activation::MountState;
+use crate::testing::fleet::mount;
+use crate::testing::request;
+use crate::testing::sharing::{import_as, missing, publish, shared_world, withdraw};
+
+#[tokio::test]
+async fn a_withdrawal_blocks_while_imports_are_active_and_names_only_what_the_caller_may_see() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap()
+        .name;
+    import_as(&world, &operator, "web", &publication, "reports")
+        .await
+        .unwrap();
+    world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap();
+
+    let refused = withdraw(&world, &operator, &publication, pb::WithdrawalMode::Unspecified)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("projects/web/imports/reports"),
+        "{}",
+        refused.message()
+    );
+
+    let owner = world
+        .user_with("owner", pb::Role::Editor, "projects/ml", &operator)
+        .await;
+    let refused = withdraw(&world, &owner, &publication, pb::WithdrawalMode::Block)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message().contains("1 that you may not see"),
+        "{}",
+        refused.message()
+    );
+    assert!(!refused.message().contains("web"), "{}", refused.message());
+
+    world
+        .deactivate(&operator, "projects/web/activations/reports-gpu")
+        .await;
+    let gone = withdraw(&world, &owner, &publication, pb::WithdrawalMode::Block)
+        .await
+        .unwrap();
+    assert_eq!(gone.state(), pb::PublicationState::Withdrawn);
+    let refused = world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("withdrawn"), "{}", refused.message());
+
+    // Taken up again by the same connector, the import works again.
+    publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap();
+    world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_lets_what_is_active_go_on_for_its_grace_and_survives_a_restart() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap()
+        .name;
+    import_as(&world, &operator, "web", &publication, "reports")
+        .await
+        .unwrap();
+    let host = world.host("h", "gpu").await;
+    let name = world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap()
+        .name;
+    let assignment = host.assignment(&world).await.assignment;
+    host.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+
+    let drained = withdraw(&world, &operator, &publication, pb::WithdrawalMode::Drain)
+        .await
+        .unwrap();
+    assert_eq!(drained.state(), pb::PublicationState::Withdrawing);
+    assert_eq!(
+        world.activation(&operator, &name).await.state(),
+        pb::ActivationState::Active
+    );
+    world.pool("cpu").await;
+    assert!(
+        world
+            .activate(&operator, "projects/web/imports/reports", "cpu")
+            .await
+            .is_err(),
+        "no new activations"
+    );
+    assert!(
+        import_as(&world, &operator, "ml", &publication, "again")
+            .await
+            .is_err(),
+        "no new imports"
+    );
+
+    world.clock.advance(Duration::from_secs(59));
+    assert_eq!(world.catalog.end_drains().await.unwrap(), 0);
+    world.clock.advance(Duration::from_secs(1));
+    // What is left of the drain is in the database only: any server ends it.
+    assert_eq!(world.catalog.end_drains().await.unwrap(), 1);
+    let orders = host.orders_since(&world, 0).await;
+    assert_eq!(
+        orders.removals[0].removal.as_ref().unwrap().reason,
+        "PublicationWithdrawn"
+    );
+    assert_eq!(world.catalog.end_drains().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn force_unmounts_at_once() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap()
+        .name;
+    import_as(&world, &operator, "web", &publication, "reports")
+        .await
+        .unwrap();
+    let host = world.host("h", "gpu").await;
+    let name = world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap()
+        .name;
+    let before = world.revision().await;
+    let gone = withdraw(&world, &operator, &publication, pb::WithdrawalMode::Force)
+        .await
+        .unwrap();
+    assert_eq!(gone.state(), pb::PublicationState::Withdrawn);
+    assert_eq!(world.revision().await, before + 1, "one mutation, one revision");
+    let orders = host.orders_since(&world, before).await;
+    assert_eq!(orders.removals[0].removal.as_ref().unwrap().grace, Duration::ZERO);
+    assert_eq!(orders.removals[0].revision, before + 1);
+    assert_eq!(
+        world.activation(&operator, &name).await.state(),
+        pb::ActivationState::Deactivating
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_learns_nothing_from_withdrawing_or_changing_a_publication() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap();
+    let stranger = world.user("stranger").await;
+    let told = |status: Status| {
+        let details = String::from_utf8_lossy(status.details()).replace("reports", "absents");
+        (
+            status.code(),
+            status.message().replace("reports", "absents"),
+            details,
+        )
+    };
+    let hidden = "communities/research/publications/reports";
+    let absent = "communities/research/publications/absents";
+    let one = withdraw(&world, &stranger, hidden, pb::WithdrawalMode::Force)
+        .await
+        .unwrap_err();
+    let two = withdraw(&world, &stranger, absent, pb::WithdrawalMode::Force)
+        .await
+        .unwrap_err();
+    assert_eq!(told(one), told(two));
+    let update = |name: &str| pb::UpdatePublicationRequest {
+        publication: Some(pb::Publication {
+            name: name.into(),
+            ..Default::default()
+        }),
+        update_mask: None,
+    };
+    let one = world
+        .api
+        .update_publication(request(&stranger, update(hidden)))
+        .await
+        .unwrap_err();
+    let two = world
+        .api
+        .update_publication(request(&stranger, update(absent)))
+        .await
+        .unwrap_err();
+    assert_eq!(told(one), told(two));
+
+    // Who sees the community but does not edit the owner project is told which role it takes.
+    let viewer = world
+        .user_with("viewer", pb::Role::Viewer, "communities/research", &operator)
+        .await;
+    let denied = world
+        .api
+        .update_publication(request(&viewer, update(hidden)))
+        .await
+        .unwrap_err();
+    assert_eq!(missing(&denied).1, "EDITOR on projects/ml");
+    let absent = world
+        .api
+        .update_publication(request(&viewer, update(absent)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        absent.code(),
+        Code::NotFound,
+        "who may list the community may know what is not in it"
+    );
+}
+
+#[tokio::test]
+async fn what_is_published_or_active_cannot_be_deleted() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap()
+        .name;
+    import_as(&world, &operator, "web", &publication, "reports")
+        .await
+        .unwrap();
+    let name = world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap()
+        .name;
+    let delete_connector = || async {
+        let body = pb::DeleteConnectorRequest {
+            name: "projects/ml/connectors/reports".into(),
+            etag: String::new(),
+        };
+        world.api.delete_connector(request(&operator, body)).await
+    };
+    let delete_import = || async {
+        let body = pb::DeleteImportRequest {
+            name: "projects/web/imports/reports".into(),
+            etag: String::new(),
+        };
+        world.api.delete_import(request(&operator, body)).await
+    };
+    assert_eq!(
+        delete_connector().await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    assert_eq!(
+        delete_import().await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    withdraw(&world, &operator, &publication, pb::WithdrawalMode::Force)
+        .await
+        .unwrap();
+    delete_import().await.unwrap();
+    delete_connector().await.unwrap();
+    let gone = pb::GetActivationRequest { name };
+    let gone = world
+        .api
+        .get_activation(request(&operator, gone))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        gone.code(),
+        Code::NotFound,
+        "an ended activation goes with its target"
+    );
+}
+
+#[tokio::test]
+async fn a_community_in_which_something_is_offered_cannot_be_deleted_and_goes_with_what_was() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    world.community("guests").await;
+    let publication = publish(&world, &operator, "projects/ml/connectors/reports", "guests")
+        .await
+        .unwrap()
+        .name;
+    let delete = || async {
+        let body = pb::DeleteCommunityRequest {
+            name: "communities/guests".into(),
+            etag: String::new(),
+        };
+        world.api.delete_community(request(&operator, body)).await
+    };
+    let refused = delete().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&publication), "{}", refused.message());
+    withdraw(&world, &operator, &publication, pb::WithdrawalMode::Block)
+        .await
+        .unwrap();
+    delete().await.unwrap();
+}
