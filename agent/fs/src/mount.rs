@@ -109,6 +109,7 @@ pub fn run_standalone(options: &MountOptions, ready: impl FnOnce()) -> Result<()
     let runtime = runtime()?;
     let filesystem = runtime.block_on(async {
         let (store, settings) = standalone_settings(options).await?;
+        check_staging(&settings.staging, &target)?;
         open_filesystem(store, settings).await
     })?;
     let mut config = fuser::Config::default();
@@ -219,6 +220,22 @@ pub fn prepare_staging(folder: &Path) -> Result<(), MountError> {
             "give another one with --cache-dir",
         )
     })
+}
+
+/// Staging below the mount itself would have the filesystem wait for itself.
+fn check_staging(staging: &Path, target: &Path) -> Result<(), MountError> {
+    prepare_staging(staging)?;
+    let real = staging.canonicalize().unwrap_or_else(|_| staging.to_owned());
+    if real.starts_with(target) {
+        return Err(MountError::new(
+            format!(
+                "the cache folder {} is below the folder to mount at",
+                real.display()
+            ),
+            "give one elsewhere with --cache-dir",
+        ));
+    }
+    Ok(())
 }
 
 /// Where standalone mounts stage and log unless told otherwise.

@@ -2,7 +2,7 @@
 //!
 //! A commit is conditional: a new file only where no object is, a changed one only over the version it
 //! was made from. A lost race keeps the remote object and saves ours beside it. What counts as a race: the
-//! remote version is newer than the moment the file was opened here, or ours builds on the old one's
+//! remote version may be newer than the moment the file was opened here, or ours builds on the old one's
 //! bytes. A whole file that replaces a version which was merely not known yet is written over it, as it
 //! would be on any disk. Stores that ignore conditions (some do, answering success) have the last writer
 //! win; stores that refuse them are noticed at the first refusal and asked without from then on.
@@ -17,7 +17,7 @@ pub mod uploader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -36,6 +36,9 @@ pub const METADATA_COMMIT: &str = "mooring-commit";
 /// Uploading requests in flight over all files: four files at full speed, or 32 small ones. More only wait
 /// in the store, and hold connections that readers need.
 const TRANSFERS_MAX: usize = 32;
+
+/// Stores tell the time of a modification in whole seconds, cut off: it happened before the next one.
+const MODIFIED_GRAIN: Duration = Duration::from_secs(1);
 
 /// Attempts at one commit: the first, and again after each race that may be won, each refusal of the
 /// condition, and each file that shrank while it was read.
@@ -190,7 +193,7 @@ impl Writer {
         if remote.metadata.get(METADATA_COMMIT) == Some(&stamp.id.to_string()) {
             return Ok(Race::Ours(remote.etag));
         }
-        if !version.builds_on_base && remote.modified < edit.begun {
+        if !version.builds_on_base && remote.modified + MODIFIED_GRAIN <= edit.begun {
             return Ok(Race::Again(Some(remote.etag)));
         }
         Ok(Race::Lost(remote))
