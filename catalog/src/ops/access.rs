@@ -196,9 +196,9 @@ impl Catalog {
                 .await?
                 .unwrap_or_default();
             granted_by = reasons(&snapshot, &scope, standing, least).await?;
-            if need.operators == Operators::Anywhere
-                && store::access::is_operator(&snapshot, subject.meta.uid).await?
-            {
+            // On an orphaned community nothing but operating the realm gives it.
+            let by_realm = need.operators == Operators::Anywhere || (allowed && granted_by.is_empty());
+            if by_realm && store::access::is_operator(&snapshot, subject.meta.uid).await? {
                 granted_by.push(format!("{} on realm", Role::Operator));
             }
         }
