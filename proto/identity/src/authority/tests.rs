@@ -1,3 +1,5 @@
+//! The authority decides every name itself, whatever a request asks for.
+
 use std::os::unix::fs::MetadataExt;
 
 use time::macros::datetime;

@@ -1,3 +1,5 @@
+//! Credentials on disk: whole or not at all, and only such that belong together.
+
 use std::time::Duration as StdDuration;
 
 use time::macros::datetime;
