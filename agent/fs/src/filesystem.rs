@@ -17,6 +17,7 @@ mod removal;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ use crate::namespace::runs::Entry;
 use crate::reader::Reader;
 use crate::store::{ObjectStore, StoreError};
 use crate::writer::Writer;
+
+/// Files uploaded at the same time when a mount ends.
+const UPLOADS_AT_END: usize = 16;
 
 /// How files and folders look, the same for all of a mount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -274,15 +278,22 @@ impl Filesystem {
     /// Uploads everything that is waiting. True if nothing is left.
     pub async fn upload_everything(&self) -> bool {
         let edits = self.namespace.table().edits();
-        let mut clean = true;
-        for (ino, _) in edits.into_iter().filter(|(_, edit)| edit.is_dirty()) {
-            if let Err(error) = self.commit(ino).await {
-                clean = false;
+        let dirty = edits
+            .into_iter()
+            .filter(|(_, edit)| edit.is_dirty())
+            .map(|(ino, _)| ino);
+        let uploads = stream::iter(dirty).map(|ino| async move {
+            let result = self.commit(ino).await;
+            if let Err(error) = &result {
                 let path = self.namespace.table().path(ino).unwrap_or_default();
                 tracing::error!(path, %error, "a file cannot be uploaded");
             }
-        }
-        clean
+            result.is_ok()
+        });
+        uploads
+            .buffer_unordered(UPLOADS_AT_END)
+            .fold(true, |all, done| async move { all && done })
+            .await
     }
 
     /// Ends the filesystem's tasks: uploads what is waiting within `grace`, then gives up.

@@ -12,6 +12,7 @@ pub mod lister;
 pub mod names;
 pub mod runs;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ pub struct Namespace {
     /// Raised when a folder moves: listings that began before count for nothing. Guarded by `table`'s lock
     /// being held when it is raised and when a listing is installed.
     generation: Mutex<u64>,
+    /// Folders with a listing, the oldest first: listings that may not be believed any more are dropped
+    /// when the next one arrives, so that memory holds those of the last `ttl` only.
+    listed: Mutex<VecDeque<(Instant, Ino)>>,
     tasks: TaskTracker,
     runtime: Handle,
 }
@@ -82,6 +86,7 @@ impl Namespace {
             table: Mutex::new(Table::new(crate::clock::wall())),
             hidden: Arc::default(),
             generation: Mutex::new(0),
+            listed: Mutex::default(),
             tasks,
             runtime,
         }
@@ -323,9 +328,29 @@ impl Namespace {
             folder.loading = None;
         }
         match result {
-            Ok(listed) if same_generation => folder.install(lister.started, Instant::now(), listed),
+            Ok(listed) if same_generation => {
+                let now = Instant::now();
+                folder.install(lister.started, now, listed);
+                self.drop_stale_listings(&mut table, now);
+                self.listed.lock().push_back((now, ino));
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!(prefix = prefix.as_str(), %error, "a folder cannot be listed"),
+        }
+    }
+}
+
+impl Namespace {
+    fn drop_stale_listings(&self, table: &mut Table, now: Instant) {
+        let mut listed = self.listed.lock();
+        while let Some((finished, ino)) = listed.front().copied() {
+            if finished + self.ttl > now {
+                return;
+            }
+            listed.pop_front();
+            if let Ok(folder) = table.folder_mut(ino) {
+                folder.drop_stale(now, self.ttl);
+            }
         }
     }
 }

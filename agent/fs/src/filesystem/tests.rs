@@ -472,3 +472,38 @@ async fn inodes_leave_the_table_when_nobody_holds_them() {
     let later = world.find("a").await.unwrap();
     assert!(later > c, "a number is never given out twice");
 }
+
+#[tokio::test]
+async fn a_listing_after_the_believed_time_shows_what_others_did_to_names_changed_here() {
+    let world = World::with(|settings| settings.metadata_ttl = Duration::from_millis(20));
+    world.write("mine", b"x").await.unwrap();
+    world.write("removed", b"x").await.unwrap();
+    world.fs.remove_file(ROOT, &name("removed")).await.unwrap();
+    assert_eq!(world.names("").await, ["mine"]);
+    world.store.remove("mine");
+    world.store.insert("removed", "back");
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(world.names("").await, ["removed"]);
+}
+
+#[tokio::test]
+async fn everything_that_waits_is_uploaded_at_the_end_although_one_file_fails() {
+    let world = World::new();
+    for at in 0..20 {
+        let file = name(&at.to_string());
+        let (_, opened) = world
+            .fs
+            .create_or_open(ROOT, &file, WRITE, Existing::Refuse)
+            .await
+            .unwrap();
+        world.fs.write(opened.handle, 0, b"x").unwrap();
+    }
+    let refused = StoreError::Denied {
+        code: "AccessDenied".to_owned(),
+    };
+    world.store.plan(Call::Put, Fault::Fail(refused));
+    assert!(!world.fs.upload_everything().await);
+    assert_eq!(world.store.keys().len(), 19);
+    assert!(world.fs.upload_everything().await);
+    assert_eq!(world.store.keys().len(), 20);
+}

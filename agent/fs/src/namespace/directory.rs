@@ -145,6 +145,17 @@ impl Directory {
         }
     }
 
+    /// Forgets what nobody may believe any more.
+    pub fn drop_stale(&mut self, now: Instant, ttl: Duration) {
+        if self.fresh(now, ttl).is_none() {
+            self.listing = None;
+            if self.loading.is_none() {
+                self.changes
+                    .retain(|_, change| change.at.is_none_or(|at| at + ttl > now));
+            }
+        }
+    }
+
     /// Takes a finished listing, and forgets the changes that it must have seen.
     pub fn install(&mut self, started: Instant, finished: Instant, listed: Listed) {
         let Listed { run, marker, hidden } = listed;
