@@ -36,6 +36,10 @@ const PARTS_PER_WINDOW: u64 = 4;
 /// A handle that was not read for so long gives up what it has read ahead when others need the memory.
 const IDLE_TIME_MIN: Duration = Duration::from_secs(1);
 
+/// For so long a read that was not answered in time fails at once when it is repeated: the kernel asks again, page by page,
+/// for what it could not read ahead, and each time would be a deadline more for whoever waits.
+const LATE_KEPT: Duration = Duration::from_secs(5);
+
 /// How reads are done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReaderOptions {
@@ -80,7 +84,9 @@ pub struct ReadHandle(Arc<Open>);
 #[must_use = "a read does nothing for anybody until it is waited for"]
 pub struct PendingRead {
     open: Arc<Open>,
-    pieces: Vec<Piece>,
+    range: Range<u64>,
+    /// None: it has not been answered in time a moment ago.
+    pieces: Option<Vec<Piece>>,
 }
 
 struct Shared {
@@ -113,6 +119,8 @@ struct State {
     /// A small file's only part.
     whole: Option<Arc<Part>>,
     read_at: Instant,
+    /// When a read was last not answered in time, and which.
+    late: Option<(Instant, Range<u64>)>,
 }
 
 /// What has been read ahead for one cursor. Invariant: the parts are contiguous and in order.
@@ -184,6 +192,7 @@ impl Reader {
             slots: Default::default(),
             whole: None,
             read_at: Instant::now(),
+            late: None,
         };
         let object = Arc::new(Object { key, etag, size });
         let open = Arc::new(Open {
@@ -219,12 +228,13 @@ impl ReadHandle {
         let open = &self.0;
         let range = offset.min(open.object.size)..offset.saturating_add(len).min(open.object.size);
         let pieces = if range.is_empty() {
-            Vec::new()
+            Some(Vec::new())
         } else {
-            open.plan(range)
+            open.plan(range.clone())
         };
         PendingRead {
             open: Arc::clone(open),
+            range,
             pieces,
         }
     }
@@ -243,20 +253,28 @@ impl ReadHandle {
 impl PendingRead {
     /// The bytes, if all of them are in memory.
     pub fn now(&self) -> Option<Bytes> {
-        let slices = self.pieces.iter().map(|piece| piece.part.bytes_now(&piece.range));
+        let pieces = self.pieces.as_ref()?;
+        let slices = pieces.iter().map(|piece| piece.part.bytes_now(&piece.range));
         Some(joined(slices.collect::<Option<Vec<_>>>()?.concat()))
     }
 
     /// The bytes, as soon as all of them have arrived.
     pub async fn wait(self) -> Result<Bytes, ReadError> {
+        let Some(pieces) = &self.pieces else {
+            return Err(ReadError::DeadlineExceeded);
+        };
         let deadline = self.open.shared.options.deadline;
-        let gathered = tokio::time::timeout(deadline, self.gather()).await;
-        gathered.unwrap_or(Err(ReadError::DeadlineExceeded))
+        let gathered = tokio::time::timeout(deadline, self.gather(pieces)).await;
+        let gathered = gathered.unwrap_or(Err(ReadError::DeadlineExceeded));
+        if matches!(gathered, Err(ReadError::DeadlineExceeded)) {
+            self.open.give_up(self.range.clone());
+        }
+        gathered
     }
 
-    async fn gather(&self) -> Result<Bytes, ReadError> {
+    async fn gather(&self, pieces: &[Piece]) -> Result<Bytes, ReadError> {
         let mut slices = Vec::new();
-        for Piece { part, range, own } in &self.pieces {
+        for Piece { part, range, own } in pieces {
             match part.bytes(range).await {
                 Ok(found) => slices.extend(found),
                 Err(Lack::Failed(error)) if *own || error.is_final() => return Err(error),
@@ -286,19 +304,28 @@ impl ReadError {
 }
 
 impl Open {
-    /// The parts that a read is answered from; starts those that are missing and reads ahead.
-    fn plan(&self, range: Range<u64>) -> Vec<Piece> {
+    /// The parts that a read is answered from; starts those that are missing and reads ahead. None if the same was
+    /// not answered in time a moment ago.
+    fn plan(&self, range: Range<u64>) -> Option<Vec<Piece>> {
         let mut state = self.state.lock();
-        state.read_at = Instant::now();
+        let now = Instant::now();
+        if let Some((at, late)) = &state.late
+            && now.duration_since(*at) < LATE_KEPT
+            && late.start < range.end
+            && range.start < late.end
+        {
+            return None;
+        }
+        state.read_at = now;
         if self.object.size <= self.shared.options.small_file_bytes_max {
             let whole = state.whole.take().filter(|part| !part.is_failed());
             let whole = whole.unwrap_or_else(|| self.exactly(0..self.object.size));
             state.whole = Some(Arc::clone(&whole));
-            return vec![Piece {
+            return Some(vec![Piece {
                 part: whole,
                 range,
                 own: true,
-            }];
+            }]);
         }
         let seen = state.streams.observe(range.start, range.end - range.start);
         let slot = &mut state.slots[seen.slot];
@@ -310,7 +337,7 @@ impl Open {
             slot.discard_below(streams::low(&seen, range.start, window_bytes));
             self.read_ahead(slot, &range, window_bytes);
         }
-        self.pieces(slot, range)
+        Some(self.pieces(slot, range))
     }
 
     /// The window that a stream gets of the one it wants: its share of the memory at most.
@@ -403,6 +430,18 @@ impl Open {
     fn exactly(&self, range: Range<u64>) -> Arc<Part> {
         let reserved = self.shared.budget.reserve_over(range.end - range.start);
         Part::download(&self.shared, &self.object, range, reserved)
+    }
+
+    /// A read was not answered in time: whoever asks later begins anew.
+    fn give_up(&self, range: Range<u64>) {
+        let mut state = self.state.lock();
+        state.whole = None;
+        for slot in &mut state.slots {
+            if let Some(stuck) = slot.parts.iter().position(|part| part.range().end > range.start) {
+                slot.parts.truncate(stuck);
+            }
+        }
+        state.late = Some((Instant::now(), range));
     }
 
     /// Drops what was read ahead from the first failed part on, so that later reads ask anew.

@@ -20,6 +20,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+/// Up to here an object that is asked for as a whole is compared with the checksum that the store keeps, if it keeps one,
+/// before the first of its bytes is answered. Larger ones would have to wait too long for their last byte.
+pub const VERIFIED_BYTES_MAX: u64 = 1 << 20;
+
 /// The full key of an object in the bucket, the mount's prefix included. At most 1024 bytes of UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key(String);
@@ -191,7 +195,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>>;
 
     /// Bytes of one object: all of it, or `range` (which the caller has cut to the object's size).
-    /// With `if_match`, [`StoreError::PreconditionFailed`] if the object has another version by now.
+    /// With `if_match`, [`StoreError::PreconditionFailed`] if the object has another version by now. Without a range, wrong
+    /// bytes are found out as [`VERIFIED_BYTES_MAX`] says.
     fn get<'a>(
         &'a self,
         key: &'a Key,

@@ -16,6 +16,7 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
 use crate::offload::leave_caller_thread;
 use crate::store::{Key, StoreError, UploadBody, WriteCondition};
+use crate::writer::METADATA_COMMIT;
 
 /// Entries given out at once: what fits into the largest reply that kernels ask for.
 const BATCH_ENTRIES: usize = 1024;
@@ -201,12 +202,23 @@ impl Filesystem {
     /// Writes a folder's marker.
     pub(super) async fn put_marker(&self, key: &Key, condition: WriteCondition) -> Result<(), FsError> {
         let nothing = || UploadBody::Bytes(bytes::Bytes::new());
-        let metadata = Metadata::new();
+        let mut metadata = Metadata::new();
+        let stamp = clock::new_id().to_string();
+        if condition != WriteCondition::None {
+            metadata.insert(METADATA_COMMIT.to_owned(), stamp.clone());
+        }
         match self.store.put(key, nothing(), &metadata, condition.clone()).await {
             Err(StoreError::Unsupported) if condition != WriteCondition::None => {
                 self.store
                     .put(key, nothing(), &metadata, WriteCondition::None)
                     .await?;
+            }
+            Err(StoreError::PreconditionFailed) => {
+                // The reply to an attempt may have been lost: then what is there is this very marker.
+                let there = self.store.head(key).await?.metadata;
+                if there.get(METADATA_COMMIT) != Some(&stamp) {
+                    return Err(StoreError::PreconditionFailed.into());
+                }
             }
             other => {
                 other?;

@@ -226,7 +226,10 @@ async fn fill_once(shared: &Shared, object: &Object, buffer: &Buffer) -> Result<
         return Ok(());
     }
     let if_match = Some(&object.etag).filter(|etag| !etag.0.is_empty());
-    let mut answer = shared.store.get(&object.key, Some(missing), if_match).await?;
+    // A small object is asked for as a whole, so that the store's checksum can reveal wrong bytes.
+    let whole = missing == (0..object.size) && object.size <= shared.options.small_file_bytes_max;
+    let range = (!whole).then_some(missing);
+    let mut answer = shared.store.get(&object.key, range, if_match).await?;
     // Where a store has no version tags the size is all there is to compare.
     if answer.info.size != object.size {
         return Err(StoreError::PreconditionFailed);

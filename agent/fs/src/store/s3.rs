@@ -28,12 +28,12 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::types;
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::retry::{ReconnectMode, RetryConfig};
 use aws_smithy_types::timeout::TimeoutConfig;
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 
-use self::body::{request_body, response_body, signs};
+use self::body::{request_body, response_body, signs, verified_body};
 use self::convert::{conditions, content_range, etag, length, object_info, sdk_metadata};
 use self::failure::failure;
 pub use self::options::S3Options;
@@ -42,7 +42,7 @@ use super::http::{HttpOptions, HttpSetupError, PooledClient};
 use super::retry::{Again, Failure, Jitter, retried};
 use super::{
     Deadlines, ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError,
-    UploadBody, WriteCondition,
+    UploadBody, VERIFIED_BYTES_MAX, WriteCondition,
 };
 use crate::credentials::Source;
 
@@ -88,7 +88,8 @@ impl S3Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .retry_config(RetryConfig::disabled())
+            // Broken connections leave the pool by themselves; the SDK would look for them in its own and complain.
+            .retry_config(RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections))
             .timeout_config(patience(deadlines.first_byte))
             .app_name(AppName::new("mooring-fs").expect("a literal of allowed characters"));
         config.set_endpoint_url(endpoint);
@@ -158,7 +159,9 @@ impl S3Store {
             .bucket(&self.bucket)
             .key(key.as_str())
             .set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end.saturating_sub(1))))
-            .set_if_match(if_match.map(|etag| etag.0.clone()));
+            .set_if_match(if_match.map(|etag| etag.0.clone()))
+            // Stores keep checksums of whole objects only; those that keep none answer as ever.
+            .set_checksum_mode(range.is_none().then_some(types::ChecksumMode::Enabled));
         let answer = call.send().await.map_err(|error| match error.raw_response() {
             // The range was cut to the size of the version asked for, so that version is gone.
             Some(raw) if raw.status().as_u16() == 416 && if_match.is_some() => {
@@ -190,7 +193,12 @@ impl S3Store {
         }
         Ok(GetResponse {
             info,
-            body: response_body(answer.body, length, self.deadlines.stall),
+            body: match range {
+                None if length <= VERIFIED_BYTES_MAX => {
+                    verified_body(answer.body, length, self.deadlines.stall)
+                }
+                _ => response_body(answer.body, length, self.deadlines.stall),
+            },
         })
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
@@ -69,6 +69,28 @@ pub(super) fn response_body(
         }
     });
     Box::pin(chunks)
+}
+
+/// The same in one piece, and only if the SDK finds nothing wrong with it: the checksum is compared behind the last byte.
+pub(super) fn verified_body(
+    mut body: ByteStream,
+    length: u64,
+    stall: Duration,
+) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    let whole = async move {
+        let mut bytes = BytesMut::with_capacity(length as usize);
+        let interrupted = |reason| Err(StoreError::Interrupted { reason });
+        loop {
+            match tokio::time::timeout(stall, body.next()).await {
+                Err(_) => return interrupted(format!("no byte within {stall:?}")),
+                Ok(Some(Err(error))) => return interrupted(chain(&error)),
+                Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
+                Ok(None) if bytes.len() as u64 == length => return Ok(bytes.freeze()),
+                Ok(None) => return interrupted(format!("{} bytes instead of {length}", bytes.len())),
+            }
+        }
+    };
+    Box::pin(stream::once(whole))
 }
 
 /// A range of a file as a request's body. Reads happen on the blocking pool, one chunk ahead of the wire.
