@@ -65,6 +65,17 @@ pub fn runtime() -> Result<Runtime, MountError> {
         })
 }
 
+/// Allows this process as many descriptors as it may have: each file that is open for writing has one, and
+/// so has each connection; the usual soft limit of 1024 is for programs that use select.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
 /// FUSE threads: enough that a few that write to a slow disk leave others free to answer.
 pub fn fuse_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);

@@ -422,23 +422,24 @@ impl Filesystem {
 
     /// The bytes of a file that is being written, or is about to be.
     pub(super) fn edit(&self, ino: Ino) -> Result<Arc<Edit>, FsError> {
-        let object = {
-            let table = self.namespace.table();
-            let file = table.file(ino)?;
-            if let Some(edit) = &file.edit {
-                return Ok(Arc::clone(edit));
+        loop {
+            let object = {
+                let table = self.namespace.table();
+                let file = table.file(ino)?;
+                if let Some(edit) = &file.edit {
+                    return Ok(Arc::clone(edit));
+                }
+                file.object.clone().ok_or(FsError::NotFound)?
+            };
+            let folder = self.writer.folder();
+            let made = Edit::of_object(folder, object.etag.clone(), object.size, clock::wall())?;
+            let mut table = self.namespace.table();
+            let file = table.file_mut(ino)?;
+            let still = file.object.as_ref().is_some_and(|now| now.etag == object.etag);
+            if still || file.edit.is_some() {
+                return Ok(Arc::clone(file.edit.get_or_insert_with(|| Arc::new(made))));
             }
-            file.object.clone().ok_or(FsError::NotFound)?
-        };
-        let made = Arc::new(Edit::of_object(
-            self.writer.folder(),
-            object.etag.clone(),
-            object.size,
-            clock::wall(),
-        )?);
-        let mut table = self.namespace.table();
-        let file = table.file_mut(ino)?;
-        Ok(Arc::clone(file.edit.get_or_insert(made)))
+        }
     }
 
     /// Lets go of staged bytes that are in S3 and that nobody writes to any more.

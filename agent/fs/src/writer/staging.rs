@@ -30,6 +30,9 @@ const FRUITLESS_FETCHES_MAX: u32 = 3;
 #[derive(Debug)]
 pub struct Edit {
     file: Arc<File>,
+    /// Held while bytes of the staging file change, which may wait for the disk. Taken before `state`.
+    changing: Mutex<()>,
+    /// Held for moments only, since it is also taken under the lock of the inode table.
     state: Mutex<State>,
     /// Held by whoever uploads, renames or removes, so that these happen one after the other.
     pub turn: tokio::sync::Mutex<()>,
@@ -93,6 +96,7 @@ impl Edit {
         };
         Ok(Edit {
             file: Arc::new(file),
+            changing: Mutex::new(()),
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             uploading: AtomicBool::new(false),
@@ -161,8 +165,8 @@ impl Edit {
 
     /// Writes; `offset` of `None` appends.
     pub fn write(&self, offset: Option<u64>, data: &[u8]) -> Result<(), FsError> {
-        let mut state = self.state.lock();
-        let offset = offset.unwrap_or(state.size);
+        let _changing = self.changing.lock();
+        let offset = offset.unwrap_or_else(|| self.size());
         let end = offset.checked_add(data.len() as u64).ok_or(FsError::TooLarge)?;
         if end > FILE_BYTES_MAX {
             return Err(FsError::TooLarge);
@@ -170,6 +174,7 @@ impl Edit {
         self.file
             .write_all_at(data, offset)
             .map_err(|error| FsError::staging(&error))?;
+        let mut state = self.state.lock();
         if offset < state.visible {
             let covered = end.min(state.visible);
             state.present.insert(offset..covered);
@@ -184,10 +189,11 @@ impl Edit {
         if size > FILE_BYTES_MAX {
             return Err(FsError::TooLarge);
         }
-        let mut state = self.state.lock();
+        let _changing = self.changing.lock();
         self.file
             .set_len(size)
             .map_err(|error| FsError::staging(&error))?;
+        let mut state = self.state.lock();
         state.visible = state.visible.min(size);
         let visible = state.visible;
         state.present.truncate(visible);
@@ -285,18 +291,14 @@ impl Edit {
 
     /// Takes bytes of the object below, except where the application has written meanwhile.
     fn fill(&self, offset: u64, data: &[u8]) -> Result<(), FsError> {
-        let mut state = self.state.lock();
-        let end = (offset + data.len() as u64).min(state.visible);
-        if offset >= end {
-            return Ok(());
-        }
-        for gap in state.present.gaps(offset..end) {
+        let _changing = self.changing.lock();
+        for gap in self.missing(offset..offset + data.len() as u64) {
             let from = (gap.start - offset) as usize;
             let to = (gap.end - offset) as usize;
             self.file
                 .write_all_at(&data[from..to], gap.start)
                 .map_err(|error| FsError::staging(&error))?;
-            state.present.insert(gap);
+            self.state.lock().present.insert(gap);
         }
         Ok(())
     }
@@ -320,11 +322,12 @@ impl Edit {
 
     /// Gives the changes up in favour of another version of the object.
     pub fn discard(&self, base: ETag, size: u64) -> Result<(), FsError> {
-        let mut state = self.state.lock();
+        let _changing = self.changing.lock();
         self.file
             .set_len(0)
             .and_then(|()| self.file.set_len(size))
             .map_err(|error| FsError::staging(&error))?;
+        let mut state = self.state.lock();
         state.size = size;
         state.visible = size;
         state.present = RangeSet::default();
