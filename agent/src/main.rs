@@ -30,9 +30,10 @@ const RUNTIME_PATIENCE: Duration = Duration::from_secs(1);
 ///
 ///     mooring-agent run
 ///
-/// It keeps a stream to the catalog, mounts each bucket at <mount_root>/<project>/<mount name>, and reports how the
-/// mounts do. Each mount is served by a mooring-fs process of its own, which outlives the agent: stopping, restarting
-/// or upgrading the agent interrupts no file access. Only the catalog's order unmounts.
+/// It keeps a stream to the catalog, mounts each bucket at <mount_root>/<project>/<mount name>,
+/// and reports how the mounts do. Each mount is served by a mooring-fs process of its own, which
+/// outlives the agent: stopping, restarting or upgrading the agent interrupts no file access.
+/// Only the catalog's order unmounts.
 #[derive(Parser)]
 #[command(name = "mooring-agent", version, verbatim_doc_comment)]
 struct Arguments {
@@ -46,16 +47,16 @@ enum Command {
     ///
     /// The configuration is TOML; every key has a default:
     ///
-    ///   state_dir          = "/var/lib/mooring-agent"   keys, certificate and ledger
-    ///   run_dir            = "/run/mooring"             sockets, records and logs of the mounts; tmpfs
-    ///   mount_root         = "/mnt/mooring"             mounts appear at <mount_root>/<project>/<mount name>
-    ///   cache_dir          = "/var/cache/mooring"       staged writes and cache
-    ///   join_file          (none)                       join string for a host that has not enrolled
-    ///   host_name          (the machine's)              its name at enrolment
-    ///   mooring_fs         (beside this program)        the program that serves a mount
-    ///   local_socket       = "<run_dir>/agent.sock"     where programs ask for this host's mounts
-    ///   heartbeat_interval = "10s"                      the longest time between two reports
-    ///   log_format         = "text"                     or "json"
+    ///   state_dir          "/var/lib/mooring-agent"  keys, certificate and ledger
+    ///   run_dir            "/run/mooring"            sockets, records, logs of the mounts; tmpfs
+    ///   mount_root         "/mnt/mooring"            <mount_root>/<project>/<mount name>
+    ///   cache_dir          "/var/cache/mooring"      staged writes and cache
+    ///   join_file          none                      join string for the first start
+    ///   host_name          the machine's             its name at enrolment
+    ///   mooring_fs         beside this program       the program that serves a mount
+    ///   local_socket       "<run_dir>/agent.sock"    where programs ask for this host's mounts
+    ///   heartbeat_interval "10s"                     the longest time between two reports
+    ///   log_format         "text"                    or "json"
     ///
     /// MOORING_LOG sets how much is logged (error, warn, info, debug). Logs go to the standard error.
     /// SIGTERM ends the agent and leaves all mounts.

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use crate::facts;
 use mountinfo::{MountTable, Top};
 use record::{Phase, Record, Runs};
 
@@ -54,7 +55,16 @@ pub enum Seen<'a> {
 impl ObservedSet {
     /// Looks. Reads `/proc` and the run folder, and touches no mount, so it cannot hang on one.
     pub fn look(runs: &Runs) -> io::Result<ObservedSet> {
-        let records = runs.read_all()?;
+        let mut records = runs.read_all()?;
+        let boot_id = facts::boot_id();
+        // Where the run folder is no tmpfs, records outlive their boot.
+        records.retain(|uid, record| {
+            let current = record.boot_id == boot_id;
+            if !current {
+                runs.remove(*uid);
+            }
+            current
+        });
         Ok(ObservedSet {
             // Workers are judged before the table is read: one that ends in between is seen as dead next time.
             runs: records

@@ -1,6 +1,6 @@
 //! What to do next: a pure function of what shall be, what is, and what is under way. No I/O, no clock.
 //!
-//! Invariants: only a removal unmounts for good; a mount that serves what was ordered is never touched; nothing is
+//! Invariants: only a removal unmounts for good (or a person, by hand, what is an orphan); a mount that serves what was ordered is never touched; nothing is
 //! started where another assignment's mount still lies; whatever has a task under way gets no second one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ pub struct Step {
 /// What can be done for an assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Unmount for good, by a removal.
+    /// Unmount for good, by a removal; or clear away after a person who has unmounted an orphan.
     Stop,
     /// A removal that finds nothing to unmount is done.
     Finish,
@@ -91,6 +91,10 @@ pub fn plan(
     let mut starts = Vec::new();
     for (uid, order) in &desired.orders {
         if memory.busy.contains_key(uid) || desired.removals.contains_key(uid) {
+            continue;
+        }
+        if desired.orphans.contains(uid) && unmounted_by_hand(*uid, observed) {
+            plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
             continue;
         }
         match step_for(*uid, order, observed, memory, mount_root) {
@@ -163,6 +167,18 @@ fn step_for(
         Seen::Unrecorded | Seen::Foreign(_) => return None,
     };
     Some((step, wanted))
+}
+
+/// Whether a person has unmounted it: it was mounted since the boot, and its mount is gone although nobody ordered that.
+/// What is ordered is mounted again; an orphan is not, since nobody else could end it.
+fn unmounted_by_hand(uid: Uuid, observed: &ObservedSet) -> bool {
+    observed.record(uid).is_some_and(|record| {
+        record.phase == Phase::Mounted
+            && matches!(
+                observed.seen(uid, &record.path),
+                Seen::Left(_) | Seen::Unmounted(_)
+            )
+    })
 }
 
 /// Runs of which nothing is left and which nobody wants.

@@ -63,6 +63,9 @@ pub struct Condition {
     pub since: OffsetDateTime,
 }
 
+/// Reason of an end that nobody ordered: a person has unmounted an orphan.
+pub const BY_HAND: &str = "UnmountedByHand";
+
 /// All that is known of one assignment.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -171,20 +174,20 @@ impl Facts<'_> {
 }
 
 impl MountStatus {
-    /// The same mount after its removal.
+    /// The same mount after its end; `reason` is the removal's, or [`BY_HAND`].
     pub fn unmounted(mut self, reason: &str, now: OffsetDateTime) -> MountStatus {
+        let message = match reason {
+            BY_HAND => "unmounted by hand on this host",
+            _ => "unmounted, as the catalog has ordered",
+        };
         self.state = MountState::Unmounted;
         self.generation = 0;
         self.mount_time = None;
         self.conditions = vec![Condition {
             kind: ConditionType::Mounted,
             status: ConditionStatus::False,
-            reason: if reason.is_empty() {
-                "Removed".to_owned()
-            } else {
-                reason.to_owned()
-            },
-            message: "unmounted, as the catalog has ordered".to_owned(),
+            reason: if reason.is_empty() { "Removed" } else { reason }.to_owned(),
+            message: message.to_owned(),
             since: now,
         }];
         self

@@ -15,6 +15,7 @@ use super::through::{Touched, touch};
 use super::worker::{Worker, WorkerError};
 use super::{MountError, Mounter, fuse, launch, mountpoint};
 use crate::desired::{About, SealedCredential, Spec};
+use crate::facts;
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
 use crate::observed::record::{Phase, Record};
@@ -74,6 +75,7 @@ impl Mounter {
             assignment_uid: about.uid,
             generation: about.generation,
             spec_hash: about.spec_hash.clone(),
+            boot_id: facts::boot_id(),
             phase: Phase::Launching,
             path: path.clone(),
             worker,
@@ -135,6 +137,13 @@ impl Mounter {
                 // It was never announced as mounted, so nobody relies on it.
                 Some(_) | None => record.worker.kill(),
             }
+        }
+        if record.phase == Phase::Mounted {
+            // Noted first: from here on the missing mount is our own doing, and no person's.
+            self.write(&Record {
+                phase: Phase::Launching,
+                ..record.clone()
+            })?;
         }
         fuse::detach(&record.path)?;
         if record.path != path {

@@ -23,6 +23,8 @@ pub struct Record {
     pub generation: i64,
     /// Its hash when the mount was made.
     pub spec_hash: String,
+    /// The kernel's boot id when it was made: a record of an earlier boot tells of nothing that could still be.
+    pub boot_id: String,
     /// How far the mount has come.
     pub phase: Phase,
     /// Where it is.
@@ -69,9 +71,9 @@ impl Runs {
         if !folder.is_dir() {
             std::fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
+                .mode(0o711)
                 .create(folder)?;
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
         }
         Ok(Runs {
             folder: folder.to_owned(),
@@ -224,6 +226,7 @@ mod tests {
         Record {
             assignment_uid: Uuid::from_u128(1),
             generation: 2,
+            boot_id: "boot".into(),
             spec_hash: "h".into(),
             phase: Phase::Mounted,
             path: "/mnt/mooring/ml/a".into(),

@@ -60,6 +60,7 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
         assignment_uid: uid(number),
         generation: 5,
         spec_hash: "five".to_owned(),
+        boot_id: String::new(),
         phase: Phase::Mounted,
         path: Path::new(ROOT).join("ml").join(name),
         worker: Process {
@@ -279,4 +280,29 @@ fn a_run_of_which_nothing_is_left_is_forgotten() {
     );
     let busy = vec![run(1, "a", true, |record| record.phase = Phase::Detached)];
     assert_eq!(steps(&DesiredSet::default(), &ObservedSet::of("", busy)), []);
+}
+
+#[test]
+fn an_orphan_is_mounted_after_a_reboot_but_not_after_a_person_has_unmounted_it() {
+    let mut want = desired(&[assignment(1, "a")]);
+    want.orphans.insert(uid(1));
+    let mounted_before = || vec![run(1, "a", false, |_| {})];
+    let table = [
+        (String::new(), vec![], vec![Action::Start.on(uid(1))]),
+        (mounted(&["a"]), vec![run(1, "a", true, |_| {})], vec![]),
+        (mounted(&["a"]), mounted_before(), vec![Action::Start.on(uid(1))]),
+        (String::new(), mounted_before(), vec![Action::Stop.on(uid(1))]),
+        (
+            String::new(),
+            vec![run(1, "a", true, |_| {})],
+            vec![Action::Stop.on(uid(1))],
+        ),
+    ];
+    for (mountinfo, runs, expected) in table {
+        assert_eq!(
+            steps(&want, &ObservedSet::of(&mountinfo, runs)),
+            expected,
+            "{mountinfo}"
+        );
+    }
 }

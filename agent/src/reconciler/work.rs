@@ -15,6 +15,7 @@ use crate::mounter::{MountError, Mounter, Stopped};
 use crate::observed::ObservedSet;
 use crate::observed::record::Record;
 use crate::plan::{self, Action, Step};
+use crate::status::BY_HAND;
 
 /// A restart waits this long for open files and uploads before it detaches the old mount; the old worker goes on with
 /// both after that.
@@ -65,7 +66,7 @@ impl Work {
             order,
             record: observed.record(uid).cloned(),
             removal: desired.removals.get(&uid).cloned().unwrap_or(Removal {
-                reason: String::new(),
+                reason: BY_HAND.to_owned(),
                 grace: Duration::ZERO,
             }),
             path: path.unwrap_or_default(),

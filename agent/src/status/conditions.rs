@@ -177,8 +177,8 @@ fn spec_current(facts: &Facts<'_>) -> Finding {
     if facts.orphan {
         return no(
             "Orphaned",
-            "the catalog no longer lists this mount, and has not ordered its removal; it is kept. Activate the connector \
-             again, or unmount it by hand when nobody uses it",
+            "the catalog no longer lists this mount, and has not ordered its removal; it is kept. When nobody uses it: \
+             umount the folder on this host, and it is forgotten",
         );
     }
     if let Some(Err(unusable)) = facts.order.map(|order| order.spec.as_ref()) {

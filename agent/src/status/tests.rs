@@ -36,6 +36,7 @@ fn record() -> Record {
         assignment_uid: Uuid::from_u128(1),
         generation: 5,
         spec_hash: String::new(),
+        boot_id: String::new(),
         phase: Phase::Mounted,
         path: "/m/ml/a".into(),
         worker: Process {
