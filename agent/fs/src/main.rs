@@ -126,11 +126,9 @@ fn tell_parent(text: &str) {
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("MOORING_LOG")
-        // fuser warns of every operation that we leave to the kernel on purpose, and the SDK wants to close
-        // connections that are not its own but our connector's.
-        .unwrap_or_else(|_| {
-            EnvFilter::new("info,fuser=error,aws_smithy_runtime::client::http::connection_poisoning=off")
-        });
+        // fuser warns of every operation that we leave to the kernel on purpose, and calls it an error when
+        // the kernel does not want an answer any more, as at an unmount or after a kill.
+        .unwrap_or_else(|_| EnvFilter::new("info,fuser=error,fuser::reply=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

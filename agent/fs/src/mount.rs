@@ -276,7 +276,7 @@ pub fn explain(error: &StoreError, bucket: &str) -> MountError {
             "check the key (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or --profile) and that it may list the bucket"
         }
         StoreError::Unavailable { .. } | StoreError::DeadlineExceeded | StoreError::Interrupted { .. } => {
-            "check the endpoint and the network to it"
+            "check the endpoint and the network to it; a certificate authority of your own is named with --ca-file"
         }
         StoreError::NotFound | StoreError::PreconditionFailed | StoreError::Unsupported => {
             "check that the endpoint is an S3 service"
@@ -402,7 +402,8 @@ fn mount_failure(error: &std::io::Error, target: &Path, allow_other: bool) -> Mo
         std::io::ErrorKind::PermissionDenied if allow_other => {
             "without root, --allow-other needs the line user_allow_other in /etc/fuse.conf"
         }
-        std::io::ErrorKind::PermissionDenied => {
+        // fusermount3 says why on its own, and its failures have all kinds.
+        _ if !rustix::process::geteuid().is_root() => {
             "the folder must be yours, and /dev/fuse and fusermount3 (package fuse3) must be usable by you"
         }
         _ => "see the text above; as root, try: modprobe fuse",
