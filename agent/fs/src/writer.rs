@@ -165,7 +165,7 @@ impl Writer {
                             newer_base = found;
                             if newer_base.is_none() && version.base.is_some() {
                                 // The object was removed: what is written here brings it back.
-                                if version.builds_on_base {
+                                if version.needs_base {
                                     return Err(FsError::Changed);
                                 }
                                 edit.forget_base();

@@ -60,7 +60,13 @@ impl Filesystem {
             }
         }
         if size.is_some() && self.namespace.table().file(ino)?.writers == 0 {
-            self.commit(ino).await?;
+            if let Err(error) = self.commit(ino).await {
+                // Nobody has the file open who would try again or could be told later.
+                if self.namespace.table().file(ino)?.writers == 0 {
+                    self.give_up(ino);
+                }
+                return Err(error);
+            }
             self.drop_edit(ino);
         }
         self.found(ino)

@@ -19,6 +19,7 @@ use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
 use crate::reader::ReadError;
 use crate::writer::staging::Edit;
+use crate::writer::uploader::SINGLE_PUT_BYTES_MAX;
 use crate::writer::{Outcome, Stamp};
 
 /// Pauses between attempts to upload a file that nobody has open any more.
@@ -147,6 +148,10 @@ impl Filesystem {
         };
         let (found, opened) = self.create(parent, name, access)?;
         let made = self.commit(found.attributes.ino).await;
+        if made.is_err() {
+            self.unlink(parent, name)?;
+            self.forget(found.attributes.ino, 1);
+        }
         self.release(opened.handle);
         made.map(|()| found)
     }
@@ -198,7 +203,30 @@ impl Filesystem {
         }
         let edit = self.edit(handle.ino)?;
         edit.write((!handle.access.append).then_some(offset), data)?;
+        if edit.generation() == 1 {
+            self.fetch_ahead(handle.ino, &edit);
+        }
         self.written(handle.ino)
+    }
+
+    /// After the first change of a small object: brings the rest of its bytes here. The upload will need
+    /// them, and until they are here somebody else's change of the object would make ours impossible.
+    fn fetch_ahead(&self, ino: Ino, edit: &Arc<Edit>) {
+        let size = edit.size();
+        if size > SINGLE_PUT_BYTES_MAX || edit.missing(0..size).is_empty() {
+            return;
+        }
+        let Ok(key) = self.namespace.key_of(ino) else {
+            return;
+        };
+        let (edit, store) = (Arc::clone(edit), Arc::clone(&self.store));
+        let fetch = async move {
+            // What does not come now is asked for again by the upload, which reports it.
+            if let Err(error) = edit.fetch(&*store, &key, 0..size).await {
+                tracing::debug!(key = key.as_str(), %error, "a changed object cannot be read yet");
+            }
+        };
+        self.tasks.spawn_on(fetch, &self.runtime);
     }
 
     /// Sets a file's size.
@@ -279,7 +307,7 @@ impl Filesystem {
     }
 
     /// Drops changes that can never become an object.
-    fn give_up(&self, ino: Ino) {
+    pub(super) fn give_up(&self, ino: Ino) {
         let mut table = self.namespace.table();
         if let Ok(file) = table.file_mut(ino) {
             if let Some(edit) = file.edit.take() {

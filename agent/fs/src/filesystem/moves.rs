@@ -14,6 +14,7 @@ use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
 use crate::store::{ETag, Key, StoreError, WriteCondition};
 use crate::writer::rename::{Source, copy_below, copy_object, delete_all, keys_below};
+use crate::writer::staging::Edit;
 
 /// Where something is, or is to be.
 pub(super) type Place<'a> = (Ino, &'a FileName);
@@ -58,8 +59,15 @@ impl Filesystem {
             self.keep_bytes_of_open(target).await?;
         }
         let _moving = self.moving.read().await;
-        let edit = self.namespace.table().file(ino)?.edit.clone();
+        let edit = self.edit_in_progress(ino);
         let _turn = match &edit {
+            Some(edit) => Some(edit.turn.lock().await),
+            None => None,
+        };
+        // An upload of what is replaced must not come after the copy. Two renames never hold each other's
+        // files: the kernel lets one at a time into a folder, and one between folders.
+        let target_edit = target_ino.and_then(|target| self.edit_in_progress(target));
+        let _target_turn = match &target_edit {
             Some(edit) => Some(edit.turn.lock().await),
             None => None,
         };
@@ -83,9 +91,11 @@ impl Filesystem {
             etag: object.etag.clone(),
             size: object.size,
         };
+        let mut same_bytes = true;
         let copied = match copy_object(&*self.store, &source, &target_key, metadata.as_ref()).await {
             // Somebody else has replaced it since it was looked up: what is there now is what is renamed.
             Err(FsError::Store(StoreError::PreconditionFailed)) => {
+                same_bytes = false;
                 let info = self.store.head(&source_key).await?;
                 let newer = Source {
                     key: source_key.clone(),
@@ -114,7 +124,7 @@ impl Filesystem {
             let mut table = self.namespace.table();
             table.relink(from, to);
             let file = table.file_mut(ino)?;
-            if let Some(edit) = &file.edit {
+            if let Some(edit) = file.edit.as_ref().filter(|_| same_bytes) {
                 edit.rebase(copied.etag.clone());
             }
             if let Some(metadata) = metadata {
@@ -138,6 +148,10 @@ impl Filesystem {
                 .change(from.1.clone(), Some(still), Some(Instant::now()));
         }
         deleted
+    }
+
+    fn edit_in_progress(&self, ino: Ino) -> Option<Arc<Edit>> {
+        self.namespace.table().file(ino).ok()?.edit.clone()
     }
 
     async fn rename_folder(

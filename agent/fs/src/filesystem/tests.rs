@@ -507,3 +507,43 @@ async fn everything_that_waits_is_uploaded_at_the_end_although_one_file_fails() 
     assert!(world.fs.upload_everything().await);
     assert_eq!(world.store.keys().len(), 20);
 }
+
+#[tokio::test]
+async fn a_small_object_that_somebody_changes_during_an_edit_keeps_both_versions() {
+    let world = World::new();
+    world.store.insert("f", "0123456789");
+    let ino = world.find("f").await.unwrap();
+    let opened = world.fs.open(ino, WRITE, false).await.unwrap();
+    world.fs.write(opened.handle, 3, b"XY").unwrap();
+    while !world.fs.edit(ino).unwrap().missing(0..10).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    world.store.insert("f", "theirs");
+    let closed = world.close(opened.handle).await;
+    let Err(FsError::Conflict { copy }) = closed else {
+        panic!("the race was not noticed: {closed:?}")
+    };
+    assert_eq!(world.store.object("f").unwrap().0, "theirs");
+    assert_eq!(world.store.object(&copy).unwrap().0, "012XY56789");
+    assert_eq!(world.read("f").await.unwrap(), b"theirs");
+    assert_eq!(world.names("").await, ["f".to_owned(), copy]);
+}
+
+#[tokio::test]
+async fn a_size_that_cannot_be_set_leaves_the_file_as_it_was() {
+    let world = World::new();
+    world.store.insert("f", "0123456789");
+    let ino = world.find("f").await.unwrap();
+    let refused = StoreError::Denied {
+        code: "AccessDenied".to_owned(),
+    };
+    world.store.plan(Call::Put, Fault::Fail(refused));
+    let change = AttributeChange {
+        size: Some(4),
+        mtime: None,
+    };
+    assert!(world.fs.set_attributes(ino, None, change).await.is_err());
+    assert_eq!(world.read("f").await.unwrap(), b"0123456789");
+    assert!(world.fs.upload_everything().await);
+    assert_eq!(world.store.object("f").unwrap().0, "0123456789");
+}

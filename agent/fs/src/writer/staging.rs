@@ -48,6 +48,8 @@ struct State {
     base: Option<ETag>,
     visible: u64,
     present: RangeSet,
+    /// Bytes of the object below were brought here and may be part of the file.
+    fetched: bool,
     generation: u64,
     committed: u64,
 }
@@ -63,6 +65,8 @@ pub struct Version {
     pub generation: u64,
     /// Whether bytes of the object below are part of it.
     pub builds_on_base: bool,
+    /// Whether some of these are still only in the object.
+    pub needs_base: bool,
 }
 
 impl Edit {
@@ -91,6 +95,7 @@ impl Edit {
             base,
             visible,
             present: RangeSet::default(),
+            fetched: false,
             generation,
             committed: 0,
         };
@@ -155,11 +160,13 @@ impl Edit {
     /// The state at this moment.
     pub fn version(&self) -> Version {
         let state = self.state.lock();
+        let needs_base = !state.present.gaps(0..state.visible).is_empty();
         Version {
             size: state.size,
             base: state.base.clone(),
             generation: state.generation,
-            builds_on_base: !state.present.gaps(0..state.visible).is_empty(),
+            builds_on_base: state.fetched || needs_base,
+            needs_base,
         }
     }
 
@@ -197,6 +204,7 @@ impl Edit {
         state.visible = state.visible.min(size);
         let visible = state.visible;
         state.present.truncate(visible);
+        state.fetched &= visible > 0;
         state.size = size;
         state.generation += 1;
         Ok(())
@@ -298,7 +306,9 @@ impl Edit {
             self.file
                 .write_all_at(&data[from..to], gap.start)
                 .map_err(|error| FsError::staging(&error))?;
-            self.state.lock().present.insert(gap);
+            let mut state = self.state.lock();
+            state.present.insert(gap);
+            state.fetched = true;
         }
         Ok(())
     }
@@ -331,6 +341,7 @@ impl Edit {
         state.size = size;
         state.visible = size;
         state.present = RangeSet::default();
+        state.fetched = false;
         state.base = Some(base);
         state.committed = state.generation;
         Ok(())

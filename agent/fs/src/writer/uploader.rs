@@ -15,7 +15,7 @@ use crate::store::{ETag, Key, ObjectStore, PartDone, StoreError, UploadBody, Wri
 const MIB: u64 = 1 << 20;
 
 /// Up to here one PUT takes no longer than a multipart upload's three round trips.
-const SINGLE_PUT_BYTES_MAX: u64 = 16 * MIB;
+pub const SINGLE_PUT_BYTES_MAX: u64 = 16 * MIB;
 
 /// Parts of 4 to 8 MiB saturate a connection; 8 of them in flight saturate 10 Gbit/s at 20 ms.
 const PART_BYTES: u64 = 8 * MIB;
