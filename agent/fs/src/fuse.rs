@@ -69,6 +69,10 @@ const STATFS_FILES: u64 = 1 << 32;
 
 const GENERATION: Generation = Generation(0);
 
+/// What is worth reading of fuser's own log. It warns of every operation that we leave to the kernel on purpose, and
+/// calls it an error when the kernel does not want an answer any more, as at an unmount or after a kill.
+pub const LOG_FILTER: &str = "fuser=error,fuser::reply=off";
+
 /// Serves a filesystem to the kernel.
 pub struct Fuse {
     filesystem: Arc<Filesystem>,

@@ -6,6 +6,7 @@ use std::process::{Command as Process, ExitCode, Stdio};
 
 use anyhow::Context;
 use clap::Parser;
+use mooring_fs::fuse::LOG_FILTER;
 use mooring_fs::mount::{
     MountError, default_cache_dir, prepare_staging, raise_descriptor_limit, run_standalone,
 };
@@ -126,9 +127,7 @@ fn tell_parent(text: &str) {
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("MOORING_LOG")
-        // fuser warns of every operation that we leave to the kernel on purpose, and calls it an error when
-        // the kernel does not want an answer any more, as at an unmount or after a kill.
-        .unwrap_or_else(|_| EnvFilter::new("info,fuser=error,fuser::reply=off"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,{LOG_FILTER}")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -10,6 +10,7 @@ mod body;
 mod convert;
 mod delete;
 mod failure;
+mod list;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use self::body::{request_body, response_body, signs, verified_body};
 use self::convert::{conditions, content_range, etag, length, object_info, sdk_metadata};
 use self::failure::failure;
 pub use self::options::S3Options;
-use self::text::{url_decoded, url_encoded};
+use self::text::url_encoded;
 use super::http::{HttpOptions, HttpSetupError, PooledClient};
 use super::retry::{Again, Failure, Jitter, retried};
 use super::{
@@ -200,66 +201,6 @@ impl S3Store {
                 _ => response_body(answer.body, length, self.deadlines.stall),
             },
         })
-    }
-
-    async fn list_once(&self, request: &ListRequest) -> Result<ListPage, Failure> {
-        let ListRequest {
-            prefix,
-            delimited,
-            start_after,
-            continuation,
-            keys_max,
-        } = request;
-        let call = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .set_prefix((!prefix.is_empty()).then(|| prefix.clone()))
-            .set_delimiter(delimited.then(|| "/".to_owned()))
-            .set_start_after(start_after.clone())
-            .set_continuation_token(continuation.clone())
-            .max_keys(i32::from(*keys_max))
-            // XML cannot carry every key; without this a control character breaks the whole page.
-            .encoding_type(types::EncodingType::Url);
-        let answer = call.send().await.map_err(failure)?;
-        let encoded = answer.encoding_type() == Some(&types::EncodingType::Url);
-        let decoded = |text: &str| {
-            if encoded {
-                url_decoded(text)
-            } else {
-                Some(text.to_owned())
-            }
-        };
-        let mut page = ListPage::default();
-        for object in answer.contents() {
-            let Some(key) = object.key().and_then(decoded) else {
-                tracing::warn!(
-                    key = object.key(),
-                    "a key in the bucket is no UTF-8 and cannot be shown"
-                );
-                continue;
-            };
-            let info = object_info(
-                length(object.size()),
-                object.e_tag(),
-                object.last_modified(),
-                None,
-            );
-            page.objects.push((Key::new(key), info));
-        }
-        for folder in answer.common_prefixes() {
-            page.prefixes
-                .extend(folder.prefix().and_then(decoded).map(Key::new));
-        }
-        page.next = answer.next_continuation_token().map(str::to_owned);
-        match (answer.is_truncated(), &page.next) {
-            // Taking the page for the last would hide files.
-            (Some(true), None) => Err(never(StoreError::Refused {
-                code: "a page without a token".to_owned(),
-            })),
-            (Some(false), Some(_)) => Ok(ListPage { next: None, ..page }),
-            (Some(true), Some(_)) | (Some(false), None) | (None, _) => Ok(page),
-        }
     }
 
     async fn put_once(
