@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fuser::SessionACL;
 use mooring_control::{
     Connection, EndpointRules, FromWorker, HiddenKeys, Listener, MountActivity, PROTOCOL_VERSION, ToWorker,
     TransportError, WorkerConfig, WorkerStatus,
@@ -22,8 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::credentials::{AccessKey, Credential, LiveCredential};
 use crate::filesystem::{Filesystem, Presentation, Settings};
-use crate::fuse::Fuse;
-use crate::mount::{MountError, fuse_threads, open_filesystem, runtime, set_read_ahead_of};
+use crate::fuse::session::Session;
+use crate::mount::{MountError, open_filesystem, runtime, set_read_ahead_of};
 use crate::namespace::names::Prefix;
 use crate::store::Deadlines;
 use crate::store::address::{AddressRules, Network};
@@ -241,33 +240,20 @@ impl Worker {
         let (store, settings) = supervised_settings(config, &credential)?;
         let filesystem = self.runtime.block_on(open_filesystem(store, settings))?;
         let connection = fuse_connection(&descriptor);
-        let mut fuse_config = fuser::Config::default();
-        fuse_config.n_threads = Some(fuse_threads());
-        let session = fuser::Session::from_fd(
-            Fuse::new(Arc::clone(&filesystem)),
-            descriptor,
-            SessionACL::All,
-            fuse_config,
-        )
-        .map_err(|error| {
+        let session = Session::of_descriptor(Arc::clone(&filesystem), descriptor).map_err(|error| {
             MountError::new(
                 format!("the FUSE descriptor does not work: {error}"),
                 "it must be of a fresh mount that nobody serves",
             )
         })?;
         let events = self.events.clone();
-        std::thread::Builder::new()
-            .name("fuse-session".to_owned())
-            .spawn(move || {
-                if let Err(error) = session.run() {
-                    tracing::error!(%error, "the connection to the kernel ended with an error");
-                }
-                // The receiver is gone when the process is ending anyway.
-                let _ = events.send(Event::Unmounted);
-            })
-            .map_err(|error| {
-                MountError::new(format!("threads cannot be started: {error}"), "raise the limit")
-            })?;
+        let tell = move || {
+            // The receiver is gone when the process is ending anyway.
+            let _ = events.send(Event::Unmounted);
+        };
+        session.start(tell).map_err(|error| {
+            MountError::new(format!("threads cannot be started: {error}"), "raise the limit")
+        })?;
         if let Some(minor) = connection {
             set_read_ahead_of(0, minor);
         }

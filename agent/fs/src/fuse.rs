@@ -8,6 +8,7 @@
 
 mod convert;
 mod listing;
+pub mod session;
 
 use std::ffi::OsStr;
 use std::future::Future;

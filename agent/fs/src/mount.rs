@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{MountOption, SessionACL};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::budget::MemoryBudget;
 use crate::credentials::Credential;
 use crate::filesystem::{Filesystem, Parts, Presentation, Settings};
-use crate::fuse::Fuse;
+use crate::fuse::session::{MountStyle, Session};
 use crate::namespace::names::Prefix;
 use crate::options::MountOptions;
 use crate::reader::{Reader, ReaderOptions};
@@ -76,12 +75,6 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// FUSE threads: enough that a few that write to a slow disk leave others free to answer.
-pub fn fuse_threads() -> usize {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    (2 * cores).clamp(4, 16)
-}
-
 /// Connects a filesystem to a bucket, after making sure that the bucket can be listed.
 pub async fn open_filesystem(options: S3Options, settings: Settings) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();
@@ -123,45 +116,27 @@ pub fn run_standalone(options: &MountOptions, ready: impl FnOnce()) -> Result<()
         check_staging(&settings.staging, &target)?;
         open_filesystem(store, settings).await
     })?;
-    let mut config = fuser::Config::default();
     let (bucket, prefix) = options.bucket_and_prefix();
     let name = if prefix.is_empty() {
         bucket.to_owned()
     } else {
         format!("{bucket}:{prefix}")
     };
-    config.mount_options = vec![
-        // A comma would begin another option.
-        MountOption::FSName(format!("mooring-fs#{}", name.replace([',', '\\'], "_"))),
-        MountOption::Subtype("mooring".to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoAtime,
-        if options.read_only {
-            MountOption::RO
-        } else {
-            MountOption::RW
-        },
-    ];
-    config.acl = if options.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
+    let style = MountStyle {
+        name: &name,
+        read_only: options.read_only,
+        allow_other: options.allow_other,
     };
-    config.n_threads = Some(fuse_threads());
-    let mut session = fuser::Session::new(Fuse::new(Arc::clone(&filesystem)), &target, &config)
+    let mut session = Session::mount(Arc::clone(&filesystem), &target, style)
         .map_err(|error| mount_failure(&error, &target, options.allow_other))?;
-    let mut unmounter = session.unmount_callable();
+    let mut unmounter = session.unmounter();
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
-    let serving = std::thread::Builder::new()
-        .name("fuse-session".to_owned())
-        .spawn(move || {
-            let result = session.run();
-            // The receiver may be gone already, after a second signal.
-            let _ = ended_sender.send(());
-            result
-        })
+    let tell = move || {
+        // The receiver may be gone already, after a second signal.
+        let _ = ended_sender.send(());
+    };
+    let serving = session
+        .start(tell)
         .map_err(|error| MountError::new(format!("threads cannot be started: {error}"), "raise the limit"))?;
     std::fs::metadata(&target).map_err(|error| {
         MountError::new(
@@ -182,10 +157,8 @@ pub fn run_standalone(options: &MountOptions, ready: impl FnOnce()) -> Result<()
             }
         }
     });
-    match serving.join() {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the connection to the kernel ended with an error"),
-        Err(_) => tracing::error!("a FUSE thread panicked"),
+    if serving.join().is_err() {
+        tracing::error!("a FUSE thread panicked");
     }
     let clean = runtime.block_on(filesystem.stop(UPLOAD_GRACE));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -371,15 +344,7 @@ fn checked_target(target: &Path) -> Result<PathBuf, MountError> {
                 "mount at a folder",
             ));
         }
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
-            return Err(MountError::new(
-                format!("{} is a mount whose process has died", target.display()),
-                format!(
-                    "unmount it first: fusermount3 -u {0} (as root: umount {0})",
-                    target.display()
-                ),
-            ));
-        }
+        Err(error) if has_no_process(&error) => return Err(dead_mount(target)),
         Err(error) => {
             return Err(MountError::new(
                 format!("{} cannot be used: {error}", target.display()),
@@ -395,7 +360,24 @@ fn checked_target(target: &Path) -> Result<PathBuf, MountError> {
     })
 }
 
+fn has_no_process(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
+}
+
+fn dead_mount(target: &Path) -> MountError {
+    MountError::new(
+        format!("{} is a mount whose process has died", target.display()),
+        format!(
+            "unmount it first: fusermount3 -u {0} (as root: umount {0})",
+            target.display()
+        ),
+    )
+}
+
 fn mount_failure(error: &std::io::Error, target: &Path, allow_other: bool) -> MountError {
+    if has_no_process(error) {
+        return dead_mount(target);
+    }
     let remedy = match error.kind() {
         _ if !Path::new("/dev/fuse").exists() => "load the kernel's fuse module: modprobe fuse",
         std::io::ErrorKind::NotFound => "install fusermount3 (package fuse3), or mount as root",

@@ -1,3 +1,5 @@
+//! Commits over the bucket in memory: races, lost replies, failures, unchanged parts.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

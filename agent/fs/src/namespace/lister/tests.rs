@@ -1,3 +1,5 @@
+//! Pages of keys, and what readers of the folder get to see.
+
 use std::time::SystemTime;
 
 use super::*;

@@ -1,0 +1,106 @@
+//! A session with the kernel: over a mount that is made here, or over the descriptor of one that somebody
+//! else has made.
+//!
+//! Never with a cloned descriptor, whose requests die with the process, and never with automatic unmounting,
+//! which would end a mount that a successor could take over.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{MountOption, SessionACL};
+
+use super::Fuse;
+use crate::filesystem::Filesystem;
+
+/// How a mount made here looks to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct MountStyle<'a> {
+    /// What `df` and `mount` call it.
+    pub name: &'a str,
+    /// Refuse changes in the kernel already.
+    pub read_only: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+}
+
+/// A session that has shaken hands with the kernel; requests wait until it is started.
+pub struct Session(fuser::Session<Fuse>);
+
+/// Unmounts a mount that was made here.
+pub struct Unmounter(fuser::SessionUnmounter);
+
+impl Session {
+    /// Mounts at `target`: directly with the right to, else through fusermount3.
+    pub fn mount(filesystem: Arc<Filesystem>, target: &Path, style: MountStyle<'_>) -> io::Result<Session> {
+        let MountStyle {
+            name,
+            read_only,
+            allow_other,
+        } = style;
+        let mut config = config();
+        config.mount_options = vec![
+            // A comma would begin another option.
+            MountOption::FSName(format!("mooring-fs#{}", name.replace([',', '\\'], "_"))),
+            MountOption::Subtype("mooring".to_owned()),
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::NoAtime,
+            if read_only {
+                MountOption::RO
+            } else {
+                MountOption::RW
+            },
+        ];
+        config.acl = if allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        fuser::Session::new(Fuse::new(filesystem), target, &config).map(Session)
+    }
+
+    /// Takes the descriptor of a fresh mount, whom it lets in being its maker's decision.
+    pub fn of_descriptor(filesystem: Arc<Filesystem>, descriptor: OwnedFd) -> io::Result<Session> {
+        fuser::Session::from_fd(Fuse::new(filesystem), descriptor, SessionACL::All, config()).map(Session)
+    }
+
+    /// What unmounts it.
+    pub fn unmounter(&mut self) -> Unmounter {
+        Unmounter(self.0.unmount_callable())
+    }
+
+    /// Serves until the mount is gone from everywhere, and calls `ended` then.
+    pub fn start(self, ended: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || {
+                if let Err(error) = self.0.run() {
+                    tracing::error!(%error, "the connection to the kernel ended with an error");
+                }
+                ended();
+            })
+    }
+}
+
+impl Unmounter {
+    /// Unmounts, unless files are open.
+    pub fn unmount(&mut self) -> io::Result<()> {
+        self.0.unmount()
+    }
+}
+
+fn config() -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(threads());
+    config
+}
+
+/// Enough that a few that write to a slow disk leave others free to answer.
+fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    (2 * cores).clamp(4, 16)
+}
