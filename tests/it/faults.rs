@@ -180,18 +180,24 @@ fn questions_that_are_not_answered_fail_in_time() {
     assert_eq!(names(&folder.at("below/refused")), ["a"]);
     assert_eq!(names(&folder.at("below/silent")), ["a"]);
 
-    // A listing that breaks off is an error, never a shorter folder.
-    assert!(fs::metadata(folder.at("list")).unwrap().is_dir());
-    let broken = folder
-        .store
-        .fault(&json!({"operations": ["ListObjectsV2"], "key_prefix": "list/",
-        "action": {"error": {"status": 500, "code": "InternalError"}}}));
-    let refused = fs::read_dir(folder.at("list"))
-        .and_then(|mut entries| entries.next().unwrap_or(Err(std::io::Error::other("no entry"))))
-        .unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(EIO), "{refused}");
-    drop(broken);
-    assert_eq!(names(&folder.at("list")), ["a"]);
+    // A listing that breaks off is an error, never a shorter folder: neither at its first page nor later.
+    folder.store.fill("list/", 2500, 1);
+    for pages in [0, 1, 2] {
+        let broken = folder.store.fault(
+            &json!({"operations": ["ListObjectsV2"], "key_prefix": "list/", "skip": pages,
+            "action": {"error": {"status": 500, "code": "InternalError"}}}),
+        );
+        let refused = fs::read_dir(folder.at("list"))
+            .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+            .unwrap_err();
+        assert_eq!(
+            refused.raw_os_error(),
+            Some(EIO),
+            "after {pages} pages: {refused}"
+        );
+        drop(broken);
+    }
+    assert_eq!(names(&folder.at("list")).len(), 2501);
 }
 
 #[test]

@@ -134,6 +134,11 @@ fn writes_survive_what_passes() {
     ];
     // First as new files, then over what is there: both have conditions that a lost reply must not trip over.
     for round in ["new", "over what is there"] {
+        // Silence does not depend on what is there, and takes half a minute.
+        let faults: Vec<&UploadFault> = faults
+            .iter()
+            .filter(|(name, ..)| round == "new" || *name != "put-silent")
+            .collect();
         let set: Vec<_> = faults
             .iter()
             .map(|(name, _, operation, times, action)| {
