@@ -13,6 +13,7 @@ mod files;
 mod folders;
 mod moves;
 mod removal;
+mod subtrees;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::attributes::AttributeChange;
 pub use self::files::{Existing, Opened};
+use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::error::FsError;
 use crate::handle::Handles;
 use crate::namespace::Namespace;
@@ -86,9 +88,8 @@ pub struct Filesystem {
     presentation: Presentation,
     read_only: bool,
     health: Mutex<Health>,
-    /// Uploads hold it shared, renames of folders exclusively: no object may be written below a folder
-    /// between the copy and the deletion of what was there.
-    moving: tokio::sync::RwLock<()>,
+    /// Claimed by whatever changes the store, and before the turn of an edit.
+    subtrees: Subtrees,
     tasks: TaskTracker,
     stopping: CancellationToken,
     runtime: Handle,
@@ -164,7 +165,7 @@ impl Filesystem {
             presentation,
             read_only,
             health: Mutex::default(),
-            moving: tokio::sync::RwLock::new(()),
+            subtrees: Subtrees::default(),
             tasks,
             stopping: CancellationToken::new(),
             runtime,
@@ -348,6 +349,22 @@ impl Filesystem {
                 gid,
             },
         })
+    }
+
+    /// Until it is dropped, the file's object is changed by nobody who moves it. One without a name has none.
+    async fn claim_file(&self, ino: Ino) -> Result<Claim<'_>, FsError> {
+        let paths = || match self.namespace.table().path(ino) {
+            Ok(path) => Ok(vec![path]),
+            Err(FsError::NotFound) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        self.subtrees.claim(Purpose::Change, paths).await
+    }
+
+    /// The same for a name in a folder, whether it exists or not.
+    async fn claim_entry(&self, parent: Ino, name: &FileName) -> Result<Claim<'_>, FsError> {
+        let paths = || Ok(vec![self.namespace.table().path_below(parent, name)?]);
+        self.subtrees.claim(Purpose::Change, paths).await
     }
 
     fn writable(&self) -> Result<(), FsError> {

@@ -351,7 +351,7 @@ impl Filesystem {
             return Ok(());
         }
         leave_caller_thread().await;
-        let _moving = self.moving.read().await;
+        let _claim = self.claim_file(ino).await?;
         let _turn = edit.turn.lock().await;
         if edit.is_committed(wanted) {
             return Ok(());
@@ -359,7 +359,7 @@ impl Filesystem {
         self.commit_in_turn(ino, &edit).await
     }
 
-    /// [`Filesystem::commit`] for a caller that holds the edit's turn, and keeps folders from moving.
+    /// [`Filesystem::commit`] for a caller that holds a claim on the file and the edit's turn.
     pub(super) async fn commit_in_turn(&self, ino: Ino, edit: &Arc<Edit>) -> Result<(), FsError> {
         let (key, known, had_object) = {
             let table = self.namespace.table();

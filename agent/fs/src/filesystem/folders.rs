@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::{Filesystem, Found};
+use super::{Filesystem, Found, Purpose};
 use crate::clock;
 use crate::error::FsError;
 use crate::handle::{Batch, HandleId};
@@ -91,6 +91,8 @@ impl Filesystem {
     /// Makes a folder.
     pub async fn make_folder(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
         self.writable()?;
+        // Before the path is looked at: a folder that is being moved is at the end of it afterwards.
+        let _claim = self.claim_entry(parent, name).await?;
         let marker = {
             let table = self.namespace.table();
             self.namespace.folder_key(&table.path_below(parent, name)?)?
@@ -128,6 +130,7 @@ impl Filesystem {
             return Err(FsError::NotFolder);
         }
         leave_caller_thread().await;
+        let claim = self.claim_entry(parent, name).await?;
         let path = self.namespace.table().path_below(parent, name)?;
         let marker = self.require_empty(parent, name, &path).await?;
         if marker {
@@ -140,6 +143,7 @@ impl Filesystem {
             folder.change(name.clone(), None, Some(Instant::now()));
             folder.changed = clock::wall();
         }
+        drop(claim);
         self.keep_folder(parent, name).await;
         Ok(())
     }
@@ -168,21 +172,25 @@ impl Filesystem {
     }
 
     /// After `gone` left a folder: gives the folder a marker if nothing else keeps it in existence. That it
-    /// could not is only logged, for what was asked has been done.
+    /// could not is only logged, for what was asked has been done. The caller holds no claim.
     pub(super) async fn keep_folder(&self, folder: Ino, gone: &FileName) {
         if folder == ROOT {
             return;
         }
-        let path = {
-            let table = self.namespace.table();
-            let Ok(directory) = table.folder(folder) else {
-                return;
-            };
-            if directory.certainly_keeps_without(gone, Instant::now(), self.namespace.ttl()) {
-                return;
-            }
-            let Ok(path) = table.path(folder) else { return };
-            path
+        let keeps = match self.namespace.table().folder(folder) {
+            Ok(directory) => directory.certainly_keeps_without(gone, Instant::now(), self.namespace.ttl()),
+            Err(_) => return,
+        };
+        if keeps {
+            return;
+        }
+        let paths = || Ok(vec![self.namespace.table().path(folder)?]);
+        // A folder without a name needs nothing.
+        let Ok(_claim) = self.subtrees.claim(Purpose::Change, paths).await else {
+            return;
+        };
+        let Ok(path) = self.namespace.table().path(folder) else {
+            return;
         };
         let result = async {
             if let (true, false) = self.namespace.is_empty(&path).await? {

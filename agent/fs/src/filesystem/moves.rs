@@ -1,11 +1,12 @@
 //! Renaming files and folders. S3 has no rename: the objects are copied on the server's side, and only when
-//! all copies are there are the old ones deleted. A failure before that leaves everything as it was.
+//! all copies are there are the old ones deleted. A failure before that leaves everything as it was. An object
+//! that somebody else changes meanwhile is not deleted: it stays under its old name beside the copy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Filesystem;
+use super::{Claim, Filesystem, Purpose};
 use crate::clock;
 use crate::error::FsError;
 use crate::namespace::inode::{Ino, Kind, Table};
@@ -13,8 +14,12 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
 use crate::store::{ETag, Key, StoreError, WriteCondition};
-use crate::writer::rename::{Source, copy_below, copy_object, delete_all, keys_below};
+use crate::writer::rename::{Source, Deleted, copy_below, copy_object, delete_copied, keys_below};
 use crate::writer::staging::Edit;
+
+/// Beyond this an object that was copied is looked at once more before it is deleted: somebody else may have
+/// replaced it during a long copy. After a short one the question would take as long as the copy did.
+pub(super) const COPY_LONG: Duration = Duration::from_secs(1);
 
 /// Where something is, or is to be.
 pub(super) type Place<'a> = (Ino, &'a FileName);
@@ -54,18 +59,18 @@ impl Filesystem {
 
     async fn rename_file(&self, ino: Ino, from: Place<'_>, to: Place<'_>) -> Result<(), FsError> {
         self.commit(ino).await?;
+        // From here on nothing is uploaded to either name, and what is written to the target goes nowhere.
+        let _claim = self.claim_move(ino, to).await?;
         let target_ino = self.known_ino(to.0, to.1);
         if let Some(target) = target_ino {
             self.keep_bytes_of_open(target).await?;
         }
-        let _moving = self.moving.read().await;
         let edit = self.edit_in_progress(ino);
         let _turn = match &edit {
             Some(edit) => Some(edit.turn.lock().await),
             None => None,
         };
-        // An upload of what is replaced must not come after the copy. Two renames never hold each other's
-        // files: the kernel lets one at a time into a folder, and one between folders.
+        // Nobody who has a turn waits for another one: the claim keeps other renames of the two away.
         let target_edit = target_ino.and_then(|target| self.edit_in_progress(target));
         let _target_turn = match &target_edit {
             Some(edit) => Some(edit.turn.lock().await),
@@ -91,11 +96,11 @@ impl Filesystem {
             etag: object.etag.clone(),
             size: object.size,
         };
-        let mut same_bytes = true;
+        let mut copied_from = object.etag.clone();
+        let begun = tokio::time::Instant::now();
         let copied = match copy_object(&*self.store, &source, &target_key, metadata.as_ref()).await {
             // Somebody else has replaced it since it was looked up: what is there now is what is renamed.
             Err(FsError::Store(StoreError::PreconditionFailed)) => {
-                same_bytes = false;
                 let info = self.store.head(&source_key).await?;
                 let newer = Source {
                     key: source_key.clone(),
@@ -103,6 +108,7 @@ impl Filesystem {
                     size: info.size,
                 };
                 let etag = copy_object(&*self.store, &newer, &target_key, None).await?;
+                copied_from = info.etag;
                 Arc::new(ObjectVersion {
                     size: info.size,
                     etag,
@@ -124,7 +130,7 @@ impl Filesystem {
             let mut table = self.namespace.table();
             table.relink(from, to);
             let file = table.file_mut(ino)?;
-            if let Some(edit) = file.edit.as_ref().filter(|_| same_bytes) {
+            if let Some(edit) = file.edit.as_ref().filter(|_| copied_from == object.etag) {
                 edit.rebase(copied.etag.clone());
             }
             if let Some(metadata) = metadata {
@@ -138,16 +144,40 @@ impl Filesystem {
             file.epoch += 1;
             self.renamed(&mut table, from, to, Entry::File(copied))?;
         }
-        let deleted = self.delete_one(source_key).await;
-        if deleted.is_err() {
+        let replaced = match begun.elapsed() > COPY_LONG {
+            true => self.store.head(&source_key).await.ok(),
+            false => None,
+        };
+        let (still, deleted) = match replaced.filter(|there| there.etag != copied_from) {
+            Some(newer) => {
+                tracing::warn!(
+                    key = source_key.as_str(),
+                    "somebody else changed a file while it was renamed; the change is kept under the old name"
+                );
+                (Some(Arc::new(ObjectVersion::of(&newer))), Ok(()))
+            }
+            None => {
+                let deleted = self.delete_one(source_key).await;
+                (deleted.is_err().then_some(object), deleted)
+            }
+        };
+        if let Some(still) = still {
             // Both exist now, and both are shown.
             let mut table = self.namespace.table();
-            let still = Entry::File(object);
             table
                 .folder_mut(from.0)?
-                .change(from.1.clone(), Some(still), Some(Instant::now()));
+                .change(from.1.clone(), Some(Entry::File(still)), Some(Instant::now()));
         }
         deleted
+    }
+
+    /// Keeps everybody else away from an inode, from what is below it, and from where it goes.
+    async fn claim_move(&self, ino: Ino, to: Place<'_>) -> Result<Claim<'_>, FsError> {
+        let paths = || {
+            let table = self.namespace.table();
+            Ok(vec![table.path(ino)?, table.path_below(to.0, to.1)?])
+        };
+        self.subtrees.claim(Purpose::Move, paths).await
     }
 
     fn edit_in_progress(&self, ino: Ino) -> Option<Arc<Edit>> {
@@ -161,10 +191,6 @@ impl Filesystem {
         to: Place<'_>,
         target_exists: bool,
     ) -> Result<(), FsError> {
-        let target_path = self.namespace.table().path_below(to.0, to.1)?;
-        if target_exists {
-            self.require_empty(to.0, to.1, &target_path).await?;
-        }
         let below = self.namespace.table().below(ino);
         for file in below {
             match self.commit(file).await {
@@ -172,27 +198,50 @@ impl Filesystem {
                 Err(error) => return Err(error),
             }
         }
-        let _moving = self.moving.write().await;
-        let old = self.namespace.folder_key(&self.namespace.table().path(ino)?)?;
+        let _claim = self.claim_move(ino, to).await?;
+        let (path, target_path) = {
+            let table = self.namespace.table();
+            (table.path(ino)?, table.path_below(to.0, to.1)?)
+        };
+        let target_marker = target_exists && self.require_empty(to.0, to.1, &target_path).await?;
+        let old = self.namespace.folder_key(&path)?;
         let new = self.namespace.folder_key(&target_path)?;
         let sources = keys_below(&*self.store, &old).await?;
-        let copied = copy_below(&*self.store, &sources, (&old, &new)).await?;
+        let copied = match copy_below(&*self.store, &sources, (&old, &new)).await {
+            Ok(copied) => copied,
+            Err(error) => {
+                // The marker that was there went with the copies.
+                if target_marker && let Err(error) = self.put_marker(&new, WriteCondition::None).await {
+                    tracing::warn!(folder = target_path, %error, "an empty folder may disappear");
+                }
+                return Err(error);
+            }
+        };
         if !copied.contains_key(&new) {
             // The folder existed only through its keys; it must also exist if all of them are removed.
             self.put_marker(&new, WriteCondition::None).await?;
         }
-        let old_keys: Vec<Key> = sources.into_iter().map(|source| source.key).collect();
         // First the table, then the deletion: who reads meanwhile finds the copies.
         self.relink_folder(ino, from, to, &copied)?;
-        let deleted = delete_all(&*self.store, &old_keys).await;
-        if deleted.is_err() {
+        let deleted = delete_copied(&*self.store, &old, &sources).await;
+        if !matches!(&deleted, Ok(Deleted { kept }) if kept.is_empty()) {
             // Both exist now, the old one perhaps in part.
             let mut table = self.namespace.table();
             table
                 .folder_mut(from.0)?
                 .change(from.1.clone(), Some(Entry::Folder), Some(Instant::now()));
         }
-        deleted
+        let Deleted { kept } = deleted?;
+        if let Some(first) = kept.first() {
+            tracing::warn!(
+                folder = path,
+                target = target_path,
+                count = kept.len(),
+                first = first.as_str(),
+                "somebody else changed a folder while it was renamed; the changes are kept under the old name"
+            );
+        }
+        Ok(())
     }
 
     fn relink_folder(

@@ -20,6 +20,8 @@ impl Filesystem {
         if resolved.entry == Entry::Folder {
             return Err(FsError::IsFolder);
         }
+        // Before the path is looked at: a folder that is being moved is at the end of it afterwards.
+        let claim = self.claim_entry(parent, name).await?;
         let ino = self.known_ino(parent, name);
         let edit = match ino {
             Some(ino) => {
@@ -29,7 +31,7 @@ impl Filesystem {
             None => None,
         };
         // An upload on its way ends first, or it would bring the object back.
-        let _turn = match &edit {
+        let turn = match &edit {
             Some(edit) => {
                 if edit.turn.try_lock().is_err() {
                     leave_caller_thread().await;
@@ -53,6 +55,7 @@ impl Filesystem {
             deleted?;
         }
         self.unlink(parent, name)?;
+        drop((turn, claim));
         if in_store {
             self.keep_folder(parent, name).await;
         }

@@ -1,8 +1,11 @@
 //! Moves objects on the server's side: S3 has no rename, so everything is copied first and deleted then.
+//! What is deleted is the version that was copied, as far as S3 can tell: a source that somebody else has
+//! changed since, or has added, is kept.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::FsError;
@@ -25,6 +28,13 @@ const DELETE_BATCH: usize = 1000;
 
 /// Keys moved by one rename; they are held in memory (up to 1 KiB each) until all are copied.
 const KEYS_MAX: usize = 200_000;
+
+/// What a deletion left.
+#[derive(Debug)]
+pub struct Deleted {
+    /// Keys below the prefix that are not the version that was copied.
+    pub kept: Vec<Key>,
+}
 
 /// An object as a listing or a HEAD described it.
 #[derive(Clone, Debug)]
@@ -71,15 +81,7 @@ pub async fn keys_below(store: &dyn ObjectStore, prefix: &Key) -> Result<Vec<Sou
     let mut found = Vec::new();
     let mut continuation = None;
     loop {
-        let page = store
-            .list(ListRequest {
-                prefix: prefix.as_str().to_owned(),
-                delimited: false,
-                start_after: None,
-                continuation,
-                keys_max: 1000,
-            })
-            .await?;
+        let page = store.list(everything_below(prefix, continuation)).await?;
         found.extend(page.objects.into_iter().map(|(key, info)| Source {
             key,
             etag: info.etag,
@@ -95,8 +97,8 @@ pub async fn keys_below(store: &dyn ObjectStore, prefix: &Key) -> Result<Vec<Sou
     }
 }
 
-/// Copies objects from below one prefix to below another; answers their new versions by new key. If one
-/// fails, the copies that were made are taken back and nothing has changed.
+/// Copies objects from below one prefix to below another, where nothing is; answers their new versions by new
+/// key. If one fails, all that was tried is taken back, an own key of the target prefix too.
 pub async fn copy_below(
     store: &dyn ObjectStore,
     sources: &[Source],
@@ -115,31 +117,36 @@ pub async fn copy_below(
         ));
     }
     let mut copied = BTreeMap::new();
-    let mut copies = stream::iter(pairs)
-        .map(|(source, target)| async move {
-            copy_below_one(store, &source, &target)
-                .await
-                .map(|etag| (target, etag))
-        })
-        .buffer_unordered(COPIES_IN_FLIGHT);
+    let mut tried = Vec::new();
     let mut failure = None;
-    while let Some(result) = copies.next().await {
-        match result {
-            Ok((target, etag)) => {
+    let mut waiting = pairs.into_iter();
+    let mut copies = FuturesUnordered::new();
+    loop {
+        // After a failure none is begun, but those on their way end first: the server makes them in any case,
+        // and what is deleted before it is there stays.
+        while failure.is_none() && copies.len() < COPIES_IN_FLIGHT {
+            let Some((source, target)) = waiting.next() else {
+                break;
+            };
+            tried.push(target.clone());
+            copies.push(async move {
+                let copied = copy_below_one(store, &source, &target).await;
+                copied.map(|etag| (target, etag))
+            });
+        }
+        match copies.next().await {
+            Some(Ok((target, etag))) => {
                 copied.insert(target, etag);
             }
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+            Some(Err(error)) => failure = failure.or(Some(error)),
+            None => break,
         }
     }
-    drop(copies);
     match failure {
         None => Ok(copied),
         Some(error) => {
-            let made: Vec<Key> = copied.into_keys().collect();
-            if let Err(cleanup) = delete_all(store, &made).await {
+            // Those that failed too: perhaps only their reply was lost.
+            if let Err(cleanup) = delete_all(store, &tried).await {
                 tracing::warn!(to = to.as_str(), %cleanup, "copies of a folder that could not be moved stay behind");
             }
             Err(error)
@@ -159,8 +166,45 @@ async fn copy_below_one(store: &dyn ObjectStore, source: &Source, target: &Key) 
         .await?)
 }
 
+/// Deletes what was copied from below a prefix. Each page of keys is compared just before it is deleted, since
+/// the copies may have taken long.
+pub async fn delete_copied(
+    store: &dyn ObjectStore,
+    prefix: &Key,
+    copied: &[Source],
+) -> Result<Deleted, FsError> {
+    let copied: BTreeMap<&Key, &ETag> = copied.iter().map(|source| (&source.key, &source.etag)).collect();
+    let mut kept = Vec::new();
+    let mut continuation = None;
+    loop {
+        let page = store.list(everything_below(prefix, continuation)).await?;
+        let mut unchanged = Vec::new();
+        for (key, info) in page.objects {
+            match copied.get(&key) {
+                Some(etag) if **etag == info.etag => unchanged.push(key),
+                Some(_) | None => kept.push(key),
+            }
+        }
+        delete_all(store, &unchanged).await?;
+        if page.next.is_none() {
+            return Ok(Deleted { kept });
+        }
+        continuation = page.next;
+    }
+}
+
+fn everything_below(prefix: &Key, continuation: Option<String>) -> ListRequest {
+    ListRequest {
+        prefix: prefix.as_str().to_owned(),
+        delimited: false,
+        start_after: None,
+        continuation,
+        keys_max: 1000,
+    }
+}
+
 /// Deletes keys in batches.
-pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<(), FsError> {
+async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<(), FsError> {
     for batch in keys.chunks(DELETE_BATCH) {
         for result in store.delete(batch).await? {
             match result {
