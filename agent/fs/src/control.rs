@@ -40,6 +40,12 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an ending worker goes on uploading.
 const UPLOAD_GRACE: Duration = Duration::from_secs(300);
 
+/// Of what the store says, and of keys, a message carries only so much: both may be of any length, and a
+/// message that does not fit into a packet (64 KiB, with up to six bytes for a character) would end the
+/// conversation, so that a hostile bucket could silence a healthy worker.
+const TEXT_BYTES_MAX: usize = 2048;
+const EXAMPLE_BYTES_MAX: usize = 256;
+
 /// What ends a worker.
 enum Event {
     Started,
@@ -49,9 +55,18 @@ enum Event {
 
 struct Worker {
     runtime: Handle,
-    served: Mutex<Option<Arc<Served>>>,
+    phase: Mutex<Phase>,
     events: mpsc::UnboundedSender<Event>,
     conversations: AtomicUsize,
+}
+
+enum Phase {
+    /// Nobody has sent a Start.
+    Waiting,
+    /// One is being followed, or has failed and ends the process.
+    Starting,
+    /// The mount is served.
+    Serving(Arc<Served>),
 }
 
 struct Served {
@@ -73,7 +88,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
     let (events, mut happened) = mpsc::unbounded_channel();
     let worker = Arc::new(Worker {
         runtime: runtime.handle().clone(),
-        served: Mutex::new(None),
+        phase: Mutex::new(Phase::Waiting),
         events,
         conversations: AtomicUsize::new(0),
     });
@@ -84,7 +99,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
         .spawn(move || accepting.accept(&listener))
         .map_err(|error| MountError::new(format!("threads cannot be started: {error}"), "raise the limit"))?;
     let outcome = runtime.block_on(wait(&mut happened));
-    let served = worker.served.lock().clone();
+    let served = worker.served();
     let clean = match served {
         Some(served) => runtime.block_on(served.filesystem.stop(UPLOAD_GRACE)),
         None => true,
@@ -173,8 +188,7 @@ impl Worker {
         connection.set_send_deadline(SEND_DEADLINE)?;
         loop {
             let (message, descriptor) = connection.receive::<ToWorker>()?;
-            // Not in the arms below: a lock taken in what is matched on is held until the match ends.
-            let served = self.served.lock().clone();
+            let served = self.served();
             let answer = match message {
                 ToWorker::Hello { version } if version == PROTOCOL_VERSION => self.hello(),
                 ToWorker::Hello { version } => FromWorker::Failed {
@@ -182,14 +196,17 @@ impl Worker {
                     remedy: "start the worker of the agent's own version".to_owned(),
                     key_refused: false,
                 },
+                ToWorker::Start { config: _ } if !self.begin_start() => failed(MountError::new(
+                    "this worker serves a mount already, or is about to",
+                    "start another worker",
+                )),
                 ToWorker::Start { config } => match self.start(config, descriptor) {
                     Ok(()) => FromWorker::Started,
                     Err(error) => {
-                        connection.send(&failed(error), None)?;
-                        if self.served.lock().is_none() {
-                            let _ = self.events.send(Event::StartFailed);
-                        }
-                        continue;
+                        let told = connection.send(&failed(error), None);
+                        // After the answer, since it ends the process.
+                        let _ = self.events.send(Event::StartFailed);
+                        return told;
                     }
                 },
                 ToWorker::SetCredential { credential } => match served {
@@ -217,7 +234,7 @@ impl Worker {
     }
 
     fn hello(&self) -> FromWorker {
-        let served = self.served.lock();
+        let served = self.served();
         FromWorker::Hello {
             version: PROTOCOL_VERSION,
             pid: std::process::id(),
@@ -226,13 +243,26 @@ impl Worker {
         }
     }
 
-    fn start(&self, config: WorkerConfig, descriptor: Option<OwnedFd>) -> Result<(), MountError> {
-        if self.served.lock().is_some() {
-            return Err(MountError::new(
-                "this worker serves a mount already",
-                "start another worker",
-            ));
+    fn served(&self) -> Option<Arc<Served>> {
+        match &*self.phase.lock() {
+            Phase::Serving(served) => Some(Arc::clone(served)),
+            Phase::Waiting | Phase::Starting => None,
         }
+    }
+
+    /// True for the one who may start.
+    fn begin_start(&self) -> bool {
+        let mut phase = self.phase.lock();
+        match *phase {
+            Phase::Waiting => {
+                *phase = Phase::Starting;
+                true
+            }
+            Phase::Starting | Phase::Serving(_) => false,
+        }
+    }
+
+    fn start(&self, config: WorkerConfig, descriptor: Option<OwnedFd>) -> Result<(), MountError> {
         let descriptor = descriptor
             .ok_or_else(|| MountError::new("no FUSE descriptor came with the message", "send it along"))?;
         let assignment_uid = config.assignment_uid.clone();
@@ -258,7 +288,7 @@ impl Worker {
             set_read_ahead_of(0, minor);
         }
         tracing::info!(assignment = assignment_uid, "the mount is served");
-        *self.served.lock() = Some(Arc::new(Served {
+        *self.phase.lock() = Phase::Serving(Arc::new(Served {
             assignment_uid,
             filesystem,
             credential,
@@ -268,7 +298,7 @@ impl Worker {
     }
 
     fn status(&self) -> WorkerStatus {
-        let Some(served) = self.served.lock().clone() else {
+        let Some(served) = self.served() else {
             return WorkerStatus::default();
         };
         let (open, dirty, uploading, conflict_copies) = served.filesystem.activity();
@@ -282,8 +312,11 @@ impl Worker {
                 uploading_files: uploading as u64,
                 conflict_copies,
             },
-            hidden_keys: HiddenKeys { count, examples },
-            store_error: health.store_error,
+            hidden_keys: HiddenKeys {
+                count,
+                examples: examples.iter().map(|key| cut(key, EXAMPLE_BYTES_MAX)).collect(),
+            },
+            store_error: health.store_error.map(|text| cut(&text, TEXT_BYTES_MAX)),
             key_refused: health.key_refused,
             writable: health.writable,
         }
@@ -377,8 +410,23 @@ fn failed(error: MountError) -> FromWorker {
         key_refused,
     } = error;
     FromWorker::Failed {
-        reason,
+        reason: cut(&reason, TEXT_BYTES_MAX),
         remedy,
         key_refused,
     }
 }
+
+/// The beginning of a text that somebody else has written.
+fn cut(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let mut end = bytes_max;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests;

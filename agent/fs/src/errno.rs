@@ -26,6 +26,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::TooManyKeys => Errno::EXDEV,
         FsError::BufferTooSmall => Errno::ERANGE,
         FsError::TooManyOpen => Errno::ENFILE,
+        FsError::Busy => Errno::EBUSY,
         FsError::Changed | FsError::Conflict { .. } => Errno::ESTALE,
         FsError::TimedOut => Errno::ETIMEDOUT,
         FsError::Staging(number) => Errno::from_i32(*number),

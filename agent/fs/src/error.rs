@@ -61,6 +61,9 @@ pub enum FsError {
     /// The object changed under an open file; what was read before belongs to another version.
     #[error("the object has changed under the open file")]
     Changed,
+    /// Somebody else is changing what is there at the same time; trying again later helps.
+    #[error("somebody else is changing it at the same time")]
+    Busy,
     /// Somebody else changed the object; what was written here is kept beside it.
     #[error("the object was changed by somebody else; this version is kept as {copy}")]
     Conflict {
@@ -82,5 +85,16 @@ impl FsError {
     /// A failure of the staging folder, keeping only the system's number so that the error can be cloned.
     pub fn staging(error: &std::io::Error) -> FsError {
         FsError::Staging(error.raw_os_error().unwrap_or(0))
+    }
+
+    /// The same for an operation that names a path. That the object has changed means a stale handle to the
+    /// kernel, which then looks the path up and does the whole operation once more.
+    pub fn by_path(self) -> FsError {
+        match self {
+            FsError::Changed | FsError::Conflict { .. } | FsError::Store(StoreError::PreconditionFailed) => {
+                FsError::Busy
+            }
+            other => other,
+        }
     }
 }

@@ -29,10 +29,10 @@ pub use self::files::{Existing, Opened};
 use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::error::FsError;
 use crate::handle::Handles;
-use crate::namespace::Namespace;
 use crate::namespace::inode::{Ino, Kind, Table};
 use crate::namespace::names::{FileName, Prefix};
 use crate::namespace::runs::Entry;
+use crate::namespace::{Answer, Namespace};
 use crate::reader::Reader;
 use crate::store::{ObjectStore, StoreError};
 use crate::writer::Writer;
@@ -123,6 +123,18 @@ pub struct Found {
     pub ttl: Duration,
 }
 
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// A file or folder.
+    Found(Found),
+    /// Nothing.
+    Absent {
+        /// How long the kernel may answer so.
+        ttl: Duration,
+    },
+}
+
 /// How the store answers.
 #[derive(Clone, Default, Debug)]
 pub struct Health {
@@ -184,7 +196,22 @@ impl Filesystem {
 
     /// Finds a name in a folder. The kernel holds the inode from then on.
     pub async fn lookup(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
-        let resolved = self.namespace.resolve(parent, name).await?;
+        match self.lookup_or_absent(parent, name).await? {
+            Lookup::Found(found) => Ok(found),
+            Lookup::Absent { ttl: _ } => Err(FsError::NotFound),
+        }
+    }
+
+    /// The same; that a name is absent is an answer that may be believed for a while, too.
+    pub async fn lookup_or_absent(&self, parent: Ino, name: &FileName) -> Result<Lookup, FsError> {
+        let resolved = match self.namespace.find(parent, name).await? {
+            Answer::Is(resolved) => resolved,
+            Answer::Absent { until } => {
+                return Ok(Lookup::Absent {
+                    ttl: until.saturating_duration_since(Instant::now()),
+                });
+            }
+        };
         let mut table = self.namespace.table();
         let ino = table.attach(
             parent,
@@ -195,15 +222,10 @@ impl Filesystem {
         )?;
         table.remember(ino);
         let attributes = self.attributes(&table, ino)?;
-        Ok(Found {
+        Ok(Lookup::Found(Found {
             attributes,
             ttl: resolved.until.saturating_duration_since(Instant::now()),
-        })
-    }
-
-    /// For how long a name that was not found may be taken as absent.
-    pub fn absence_ttl(&self) -> Duration {
-        self.namespace.ttl()
+        }))
     }
 
     /// An entry that a folder's listing named, as [`Filesystem::lookup`] would find it; `None` if it was

@@ -31,7 +31,7 @@ use self::convert::{
 use crate::clock;
 use crate::errno::errno;
 use crate::error::FsError;
-use crate::filesystem::{AttributeChange, Existing, Filesystem};
+use crate::filesystem::{AttributeChange, Existing, Filesystem, Found, Lookup};
 use crate::handle::HandleId;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::{FileName, NAME_BYTES_MAX};
@@ -147,15 +147,16 @@ impl fuser::Filesystem for Fuse {
         };
         let span = debug_span!("lookup", parent = parent.0, name = ?name);
         let filesystem = Arc::clone(&self.filesystem);
-        let absence_ttl = filesystem.absence_ttl();
         self.answer(
             span,
             Some(QUESTION_DEADLINE),
-            async move { filesystem.lookup(Ino(parent.0), &name).await },
+            async move { filesystem.lookup_or_absent(Ino(parent.0), &name).await },
             move |result| match result {
-                Ok(found) => reply.entry(&found.ttl, &attr(&found.attributes), GENERATION),
+                Ok(Lookup::Found(Found { attributes, ttl })) => {
+                    reply.entry(&ttl, &attr(&attributes), GENERATION);
+                }
                 // Inode 0 tells the kernel that the name is absent, and for how long that holds.
-                Err(FsError::NotFound) => reply.entry(&absence_ttl, &absent(), GENERATION),
+                Ok(Lookup::Absent { ttl }) => reply.entry(&ttl, &absent(), GENERATION),
                 Err(error) => reply.error(errno(&error)),
             },
         );
@@ -207,7 +208,10 @@ impl fuser::Filesystem for Fuse {
                     .set_attributes(Ino(ino.0), handle, AttributeChange { size, mtime })
                     .await
             },
-            move |result| reply_attr(reply, result),
+            move |result| match handle {
+                Some(_) => reply_attr(reply, result),
+                None => reply_attr(reply, result.map_err(FsError::by_path)),
+            },
         );
     }
 
@@ -234,7 +238,7 @@ impl fuser::Filesystem for Fuse {
             debug_span!("mknod", parent = parent.0, name = ?name),
             None,
             async move { filesystem.make_file(Ino(parent.0), &name).await },
-            move |result| reply_entry(reply, result),
+            move |result| reply_entry(reply, result.map_err(FsError::by_path)),
         );
     }
 
@@ -256,7 +260,7 @@ impl fuser::Filesystem for Fuse {
             debug_span!("mkdir", parent = parent.0, name = ?name),
             None,
             async move { filesystem.make_folder(Ino(parent.0), &name).await },
-            move |result| reply_entry(reply, result),
+            move |result| reply_entry(reply, result.map_err(FsError::by_path)),
         );
     }
 
@@ -270,7 +274,7 @@ impl fuser::Filesystem for Fuse {
             debug_span!("unlink", parent = parent.0, name = ?name),
             None,
             async move { filesystem.remove_file(Ino(parent.0), &name).await },
-            move |result| reply_empty(reply, result),
+            move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
@@ -284,7 +288,7 @@ impl fuser::Filesystem for Fuse {
             debug_span!("rmdir", parent = parent.0, name = ?name),
             None,
             async move { filesystem.remove_folder(Ino(parent.0), &name).await },
-            move |result| reply_empty(reply, result),
+            move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
@@ -315,7 +319,7 @@ impl fuser::Filesystem for Fuse {
                     .rename((Ino(parent.0), &from), (Ino(newparent.0), &to), keep_target)
                     .await
             },
-            move |result| reply_empty(reply, result),
+            move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
@@ -328,7 +332,7 @@ impl fuser::Filesystem for Fuse {
             async move { filesystem.open(Ino(ino.0), access(flags), truncate).await },
             move |result| match result {
                 Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
-                Err(error) => reply.error(errno(&error)),
+                Err(error) => reply.error(errno(&error.by_path())),
             },
         );
     }
@@ -370,7 +374,7 @@ impl fuser::Filesystem for Fuse {
                     FileHandle(opened.handle.0),
                     fopen_flags(opened),
                 ),
-                Err(error) => reply.error(errno(&error)),
+                Err(error) => reply.error(errno(&error.by_path())),
             },
         );
     }

@@ -61,6 +61,18 @@ pub struct Resolved {
     pub until: Instant,
 }
 
+/// What a name was found to be.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is this.
+    Is(Resolved),
+    /// Nothing has the name.
+    Absent {
+        /// Until when that may be believed.
+        until: Instant,
+    },
+}
+
 /// Where a directory handle takes its entries from.
 #[derive(Debug)]
 pub enum Source {
@@ -132,6 +144,15 @@ impl Namespace {
 
     /// What a name in a folder is. `Err(NotFound)` if nothing.
     pub async fn resolve(&self, parent: Ino, name: &FileName) -> Result<Resolved, FsError> {
+        match self.find(parent, name).await? {
+            Answer::Is(resolved) => Ok(resolved),
+            Answer::Absent { until: _ } => Err(FsError::NotFound),
+        }
+    }
+
+    /// What a name in a folder is, or for how long it may be taken as absent. `Err(NotFound)` if there is no
+    /// such folder.
+    pub async fn find(&self, parent: Ino, name: &FileName) -> Result<Answer, FsError> {
         let path = {
             let table = self.table();
             let now = Instant::now();
@@ -139,38 +160,43 @@ impl Namespace {
             match folder.known(name, now, self.ttl) {
                 Known::Is(entry, until) => {
                     let verified = until.checked_sub(self.ttl).unwrap_or(now);
-                    return Ok(Resolved {
+                    return Ok(Answer::Is(Resolved {
                         entry,
                         metadata: None,
                         verified,
                         until,
-                    });
+                    }));
                 }
-                Known::Absent(_) => return Err(FsError::NotFound),
+                Known::Absent(until) => return Ok(Answer::Absent { until }),
                 Known::Unknown => {}
             }
             match table.path_below(parent, name) {
                 Ok(path) => path,
                 // No key can be that long, so nothing has it.
-                Err(FsError::NameTooLong) => return Err(FsError::NotFound),
+                Err(FsError::NameTooLong) => {
+                    return Ok(Answer::Absent {
+                        until: now + self.ttl,
+                    });
+                }
                 Err(error) => return Err(error),
             }
         };
         leave_caller_thread().await;
         let asked = Instant::now();
         let answer = self.ask(&path).await;
+        let until = asked + self.ttl;
         let local = self.table().folder(parent)?.changed_since(name, asked);
-        let (entry, metadata) = match local {
-            Some(Some(entry)) => (entry, None),
-            Some(None) => return Err(FsError::NotFound),
-            None => answer?,
+        let (entry, metadata) = match (local, answer) {
+            (Some(Some(entry)), _) => (entry, None),
+            (Some(None), _) | (None, Err(FsError::NotFound)) => return Ok(Answer::Absent { until }),
+            (None, answer) => answer?,
         };
-        Ok(Resolved {
+        Ok(Answer::Is(Resolved {
             entry,
             metadata,
             verified: asked,
-            until: asked + self.ttl,
-        })
+            until,
+        }))
     }
 
     /// Asks the store what a path is, in one round trip: HEAD of the file and LIST of the folder at once.

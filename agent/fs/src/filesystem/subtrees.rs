@@ -121,7 +121,10 @@ impl Queue {
         };
         self.claims.range(..ticket).all(|(_, (other, others))| {
             let exclusive = *purpose == Purpose::Move || *other == Purpose::Move;
-            !exclusive || !paths.iter().any(|path| others.iter().any(|other| touch(path, other)))
+            !exclusive
+                || !paths
+                    .iter()
+                    .any(|path| others.iter().any(|other| touch(path, other)))
         })
     }
 }
@@ -177,7 +180,12 @@ mod tests {
         let mut moving = Box::pin(subtrees.claim(Purpose::Move, at("d")));
         assert!((&mut moving).now_or_never().is_none());
         // Neither is touched by the move that waits.
-        drop(subtrees.claim(Purpose::Change, at("other")).now_or_never().unwrap());
+        drop(
+            subtrees
+                .claim(Purpose::Change, at("other"))
+                .now_or_never()
+                .unwrap(),
+        );
         drop(subtrees.claim(Purpose::Move, at("e")).now_or_never().unwrap());
         // Later changes below do not overtake it, or it might wait for ever.
         let mut later = Box::pin(subtrees.claim(Purpose::Change, at("d/g")));
@@ -200,7 +208,10 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         *place.lock() = "new".to_owned();
         drop(moving);
-        assert!((&mut waiting).now_or_never().is_none(), "it is where another move is now");
+        assert!(
+            (&mut waiting).now_or_never().is_none(),
+            "it is where another move is now"
+        );
         drop(elsewhere);
         assert!(waiting.await.is_ok());
     }

@@ -1,5 +1,8 @@
 //! The operations over the bucket in memory, without a kernel.
 
+mod moving;
+mod names;
+
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,182 @@
+//! Renames, and what others do here and in the bucket while one is on its way.
+
+use tokio::time::sleep;
+
+use super::super::moves::COPY_LONG;
+use super::*;
+
+const COPY_TIME: Duration = Duration::from_millis(600);
+const MEANWHILE: Duration = Duration::from_millis(150);
+
+fn slow(world: &World, call: Call) {
+    world.store.plan(call, Fault::Delay(COPY_TIME));
+}
+
+async fn make_folder(world: &World, parent: Ino, text: &str) -> Result<Found, FsError> {
+    world.fs.make_folder(parent, &name(text)).await
+}
+
+#[tokio::test]
+async fn what_others_change_in_a_folder_while_it_is_moved_is_kept_and_shown() {
+    let world = World::new();
+    for key in ["d/a", "d/b", "d/c"] {
+        world.store.insert(key, "old");
+    }
+    slow(&world, Call::Copy);
+    let others = async {
+        sleep(MEANWHILE).await;
+        world.store.insert("d/b", "theirs");
+        world.store.insert("d/new", "theirs");
+    };
+    let (moved, ()) = tokio::join!(world.rename("d", "e"), others);
+    moved.unwrap();
+    assert_eq!(world.store.keys(), ["d/b", "d/new", "e/", "e/a", "e/b", "e/c"]);
+    assert_eq!(world.store.object("d/b").unwrap().0, "theirs");
+    assert_eq!(world.names("").await, ["d", "e"]);
+    assert_eq!(world.names("d").await, ["b", "new"]);
+}
+
+#[tokio::test]
+async fn what_is_removed_and_made_in_a_folder_while_it_is_moved_happens_where_it_is_then() {
+    let world = World::new();
+    for key in ["d/a", "d/b", "d/sub/"] {
+        world.store.insert(key, "");
+    }
+    let folder = world.find("d").await.unwrap();
+    slow(&world, Call::Copy);
+    let meanwhile = async {
+        sleep(MEANWHILE).await;
+        let (file, sub) = (name("a"), name("sub"));
+        tokio::join!(
+            world.fs.remove_file(folder, &file),
+            world.fs.remove_folder(folder, &sub),
+            make_folder(&world, folder, "made"),
+        )
+    };
+    let (moved, (removed, removed_folder, made)) = tokio::join!(world.rename("d", "e"), meanwhile);
+    moved.unwrap();
+    removed.unwrap();
+    removed_folder.unwrap();
+    made.unwrap();
+    assert_eq!(world.store.keys(), ["e/", "e/b", "e/made/"]);
+    assert_eq!(world.names("e").await, ["b", "made"]);
+}
+
+#[tokio::test]
+async fn a_folder_moved_into_one_that_is_being_moved_goes_along() {
+    let world = World::new();
+    world.store.insert("p/keep", "1");
+    world.store.insert("a/x/f", "2");
+    let (p, a) = (world.find("p").await.unwrap(), world.find("a").await.unwrap());
+    let x = name("x");
+    slow(&world, Call::Copy);
+    let into = async {
+        sleep(MEANWHILE).await;
+        world.fs.rename((a, &x), (p, &x), false).await
+    };
+    let (outer, inner) = tokio::join!(world.rename("p", "q"), into);
+    outer.unwrap();
+    inner.unwrap();
+    assert_eq!(world.read("q/x/f").await.unwrap(), b"2");
+    let keys = world.store.keys();
+    assert!(!keys.iter().any(|key| key.starts_with("p/")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_slow_upload_and_a_move_hold_up_nothing_elsewhere() {
+    let world = World::new();
+    world.store.insert("d/a", "x");
+    slow(&world, Call::Put);
+    let began = tokio::time::Instant::now();
+    let elsewhere = async {
+        sleep(MEANWHILE).await;
+        let moved = world.rename("d", "e").await;
+        let written = world.write("unrelated", b"x").await;
+        (moved, written, began.elapsed())
+    };
+    let (uploaded, (moved, written, took)) = tokio::join!(world.write("slow", b"x"), elsewhere);
+    uploaded.unwrap();
+    moved.unwrap();
+    written.unwrap();
+    assert!(took < COPY_TIME, "they waited for an upload: {took:?}");
+}
+
+#[tokio::test]
+async fn a_move_that_fails_leaves_none_of_the_copies_that_were_on_their_way() {
+    let world = World::new();
+    for at in 0..10 {
+        world.store.insert(&format!("d/{at}"), "x");
+    }
+    world.store.insert("e/", "");
+    world.store.plan(
+        Call::Copy,
+        Fault::Fail(StoreError::Denied {
+            code: "AccessDenied".to_owned(),
+        }),
+    );
+    for _ in 0..5 {
+        slow(&world, Call::Copy);
+    }
+    let before = world.store.keys();
+    assert!(world.rename("d", "e").await.is_err());
+    assert_eq!(world.store.keys(), before);
+    world.rename("d", "e").await.unwrap();
+    assert_eq!(world.names("").await, ["e"]);
+    assert_eq!(world.names("e").await.len(), 10);
+}
+
+#[tokio::test]
+async fn a_file_renamed_over_one_that_is_being_uploaded_replaces_it() {
+    let world = World::new();
+    world.write("new", b"new").await.unwrap();
+    slow(&world, Call::Put);
+    let replace = async {
+        sleep(MEANWHILE).await;
+        world.rename("new", "target").await
+    };
+    let (uploaded, replaced) = tokio::join!(world.write("target", b"old"), replace);
+    uploaded.unwrap();
+    replaced.unwrap();
+    assert_eq!(world.store.keys(), ["target"]);
+    assert_eq!(world.read("target").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn what_is_written_to_a_file_while_another_replaces_it_does_not_come_after() {
+    let world = World::new();
+    world.write("new", b"new").await.unwrap();
+    world.write("target", b"old").await.unwrap();
+    let target = world.find("target").await.unwrap();
+    let opened = world.fs.open(target, WRITE, false).await.unwrap();
+    slow(&world, Call::Copy);
+    let write = async {
+        sleep(MEANWHILE).await;
+        world.fs.write(opened.handle, 0, b"late").unwrap();
+        world.close(opened.handle).await
+    };
+    let (replaced, closed) = tokio::join!(world.rename("new", "target"), write);
+    replaced.unwrap();
+    closed.unwrap();
+    assert_eq!(world.store.keys(), ["target"]);
+    assert_eq!(world.read("target").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_replaces_during_a_long_copy_is_kept_under_its_old_name() {
+    let world = World::new();
+    world.store.insert("f", "old");
+    assert_eq!(world.names("").await, ["f"]);
+    let long = COPY_LONG + MEANWHILE;
+    world.store.plan(Call::Copy, Fault::Delay(long));
+    // The fake copies when the delay has passed: what it copies then must still be the old version.
+    world.store.plan(Call::Head, Fault::Delay(2 * MEANWHILE));
+    let others = async {
+        sleep(long + MEANWHILE).await;
+        world.store.insert("f", "theirs");
+    };
+    let (moved, ()) = tokio::join!(world.rename("f", "g"), others);
+    moved.unwrap();
+    assert_eq!(world.store.object("f").unwrap().0, "theirs");
+    assert_eq!(world.store.object("g").unwrap().0, "old");
+    assert_eq!(world.names("").await, ["f", "g"]);
+}
