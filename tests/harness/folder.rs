@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::process::Process;
 use crate::programs::program;
 use crate::store::{self, Store};
@@ -133,6 +135,13 @@ impl Mount {
     /// A path below the mount.
     pub fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Sends the program a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
     }
 
     /// The program.

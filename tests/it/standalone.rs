@@ -218,10 +218,10 @@ fn a_busy_mount_is_unmounted_when_its_files_are_closed() {
 
 #[test]
 fn sigterm_uploads_what_is_open_unmounts_and_ends_well() {
-    let mut folder = Folder::start();
+    let folder = Folder::start();
     let mut open = File::create(folder.at("open.txt")).unwrap();
     open.write_all(b"written, not closed").unwrap();
-    folder.mount.process().signal(Signal::TERM);
+    folder.mount.signal(Signal::TERM);
     eventually("the folder is no mount any more", Duration::from_secs(30), || {
         if mounts::is_mounted(folder.path()) {
             Err("it is mounted".to_owned())
@@ -351,8 +351,17 @@ fn who_is_not_root_mounts_with_fusermount3() {
             if /mnt/mooring-fs mount lake /usr --endpoint "$ENDPOINT" --cache-dir /mnt/cache; then exit 1; fi 2>&1
         '
     "#;
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+    let output = Command::new("timeout")
+        .args([
+            "120",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+        ])
         .env("PROGRAM", program("mooring-fs"))
         .env("ENDPOINT", &store.endpoint)
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)

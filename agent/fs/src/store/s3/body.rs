@@ -184,6 +184,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_verified_answer_comes_whole_or_not_at_all() {
+        let collect = |bytes: &'static [u8], length| {
+            verified_body(ByteStream::from_static(bytes), length, Duration::from_secs(1))
+                .try_collect::<Vec<Bytes>>()
+        };
+        assert_eq!(collect(b"abc", 3).await.unwrap(), [&b"abc"[..]]);
+        for length in [2, 4] {
+            assert!(matches!(
+                collect(b"abc", length).await,
+                Err(StoreError::Interrupted { .. })
+            ));
+        }
+    }
+
+    #[tokio::test]
     async fn an_answer_of_the_wrong_length_is_interrupted() {
         let collect = |bytes: &'static [u8], length| {
             response_body(ByteStream::from_static(bytes), length, Duration::from_secs(1))
