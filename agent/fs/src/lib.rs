@@ -7,6 +7,7 @@ pub mod budget;
 pub mod clock;
 pub mod control;
 pub mod credentials;
+pub mod descriptors;
 pub mod errno;
 pub mod error;
 pub mod filesystem;

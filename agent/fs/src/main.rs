@@ -7,11 +7,9 @@ use std::process::{Command as Process, ExitCode, Stdio};
 use anyhow::Context;
 use clap::Parser;
 use mooring_fs::fuse::LOG_FILTER;
-use mooring_fs::mount::{
-    MountError, default_cache_dir, prepare_staging, raise_descriptor_limit, run_standalone,
-};
+use mooring_fs::mount::{MountError, default_cache_dir, prepare_staging, run_standalone};
 use mooring_fs::options::{Command, CommandLine, MountOptions};
-use mooring_fs::{control, options};
+use mooring_fs::{control, descriptors, options};
 use tracing_subscriber::EnvFilter;
 
 /// What the background part says on its stdout when the mount answers; anything else is an error's text.
@@ -21,7 +19,7 @@ fn main() -> ExitCode {
     let command = CommandLine::parse().command;
     // Only fails when a provider is installed already, which is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let result = match &command {
         Command::Mount(options) if options.background_part => return background_part(options),
         Command::Mount(options) if options.foreground => {

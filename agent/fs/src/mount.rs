@@ -64,17 +64,6 @@ pub fn runtime() -> Result<Runtime, MountError> {
         })
 }
 
-/// Allows this process as many descriptors as it may have: each file that is open for writing has one, and
-/// so has each connection; the usual soft limit of 1024 is for programs that use select.
-pub fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
-    }
-}
-
 /// Connects a filesystem to a bucket, after making sure that the bucket can be listed.
 pub async fn open_filesystem(options: S3Options, settings: Settings) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();

@@ -318,14 +318,7 @@ impl Open {
         }
         state.read_at = now;
         if self.object.size <= self.shared.options.small_file_bytes_max {
-            let whole = state.whole.take().filter(|part| !part.is_failed());
-            let whole = whole.unwrap_or_else(|| self.exactly(0..self.object.size));
-            state.whole = Some(Arc::clone(&whole));
-            return Some(vec![Piece {
-                part: whole,
-                range,
-                own: true,
-            }]);
+            return Some(vec![self.piece_of_whole(&mut state, range)]);
         }
         let seen = state.streams.observe(range.start, range.end - range.start);
         let slot = &mut state.slots[seen.slot];
@@ -418,6 +411,25 @@ impl Open {
         pieces
     }
 
+    /// A small file's bytes. All of them are kept as long as there is memory for them; the kernel keeps what
+    /// was read in any case.
+    fn piece_of_whole(&self, state: &mut State, range: Range<u64>) -> Piece {
+        let known = state.whole.take().filter(|part| !part.is_failed());
+        state.whole = known.or_else(|| {
+            let reserved = self.reserve(self.object.size)?;
+            let all = 0..self.object.size;
+            Some(Part::download(&self.shared, &self.object, all, reserved))
+        });
+        match &state.whole {
+            Some(whole) => Piece {
+                part: Arc::clone(whole),
+                range,
+                own: true,
+            },
+            None => self.own_piece(range),
+        }
+    }
+
     fn own_piece(&self, range: Range<u64>) -> Piece {
         Piece {
             part: self.exactly(range.clone()),
@@ -465,6 +477,7 @@ impl Shared {
             };
             if now.duration_since(state.read_at) >= IDLE_TIME_MIN {
                 state.slots.iter_mut().for_each(Slot::clear);
+                state.whole = None;
             }
         }
     }

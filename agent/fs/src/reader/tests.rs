@@ -401,3 +401,32 @@ fn parts_end_on_bounds_and_none_is_tiny() {
     assert_eq!(part_end(MIB - 5, MIB), 2 * MIB);
     assert_eq!(part_end(MIB + 5, MIB), 2 * MIB);
 }
+
+#[tokio::test]
+async fn small_files_that_are_open_are_kept_only_as_far_as_memory_goes() {
+    let file_bytes = 250 * KIB;
+    let limit_bytes = 4 * file_bytes;
+    let world = World::with(limit_bytes, ReaderOptions::default());
+    let bytes = some_bytes(file_bytes);
+    let first = world.open(&bytes);
+    let mut handles = Vec::new();
+    for _ in 0..20 {
+        let handle = world
+            .reader
+            .open(Key::new("k"), first.etag().clone(), first.size());
+        assert_eq!(handle.read(0, file_bytes).await.unwrap(), bytes);
+        assert_eq!(handle.read(KIB, KIB).await.unwrap(), bytes.slice(1024..2048));
+        handles.push(handle);
+        // The download that has given its bytes ends.
+        tokio::task::yield_now().await;
+        assert!(world.budget.used_bytes() <= limit_bytes);
+    }
+    // Those that nobody reads any more make room.
+    for handle in &handles {
+        handle.0.state.lock().read_at -= IDLE_TIME_MIN;
+    }
+    assert_eq!(first.read(0, file_bytes).await.unwrap(), bytes);
+    assert_eq!(world.budget.used_bytes(), file_bytes);
+    drop((first, handles));
+    world.end().await;
+}

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 
 use super::ranges::RangeSet;
+use crate::descriptors::leave_reserve;
 use crate::error::FsError;
 use crate::store::{ETag, Key, ObjectStore, StoreError};
 
@@ -89,6 +90,7 @@ impl Edit {
         begun: SystemTime,
     ) -> Result<Edit, FsError> {
         let file = tempfile::tempfile_in(folder).map_err(|error| FsError::staging(&error))?;
+        leave_reserve(&file)?;
         file.set_len(size).map_err(|error| FsError::staging(&error))?;
         let state = State {
             size,
