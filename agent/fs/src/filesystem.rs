@@ -9,6 +9,7 @@
 //! as s3fs does) when the file is next uploaded or renamed.
 
 mod attributes;
+mod commits;
 mod files;
 mod folders;
 mod moves;

@@ -1,12 +1,12 @@
 //! Open files and folders: what each handle number stands for.
 //!
 //! A file handle is pinned to the version that it was opened with, so that it never mixes two versions;
-//! only changes made here (an upload, a rename) move it on. Invariant: a handle lives until the kernel
+//! only changes made here (an upload, a rename) move it on. It knows the line of versions that it belongs to. Invariant: a handle lives until the kernel
 //! releases it, and its inode with it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -43,8 +43,25 @@ pub struct FileHandle {
     pub ino: Ino,
     /// What for.
     pub access: Access,
-    /// The reader of the pinned version, made at the first read.
+    /// The file's [`lineage`](crate::namespace::inode::File::lineage) when it was opened.
+    pub lineage: u64,
+    /// When it was opened.
+    pub opened: Instant,
+    /// The reader of the pinned version: made at the opening, or later when the bytes were here then.
     pub pinned: Mutex<Option<Pinned>>,
+    wrote: AtomicBool,
+}
+
+impl FileHandle {
+    /// Something was changed through it.
+    pub fn note_write(&self) {
+        self.wrote.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was changed through it.
+    pub fn wrote(&self) -> bool {
+        self.wrote.load(Ordering::Relaxed)
+    }
 }
 
 /// The version that a handle reads.
@@ -90,7 +107,13 @@ pub struct Handles {
 
 impl Handles {
     /// Adds an open file.
-    pub fn open_file(&self, ino: Ino, access: Access) -> Result<HandleId, FsError> {
+    pub fn open_file(
+        &self,
+        ino: Ino,
+        access: Access,
+        lineage: u64,
+        opened: Instant,
+    ) -> Result<HandleId, FsError> {
         let mut files = self.files.lock();
         if files.len() >= HANDLES_MAX {
             return Err(FsError::TooManyOpen);
@@ -101,7 +124,10 @@ impl Handles {
             Arc::new(FileHandle {
                 ino,
                 access,
+                lineage,
+                opened,
                 pinned: Mutex::new(None),
+                wrote: AtomicBool::new(false),
             }),
         );
         Ok(id)

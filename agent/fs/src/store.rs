@@ -14,7 +14,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -191,6 +191,9 @@ pub enum StoreError {
 
 /// An S3 bucket, as the filesystem uses it. Every call has a deadline and bounded retries with jitter.
 pub trait ObjectStore: Send + Sync + 'static {
+    /// The store's clock as its last answer told it, in whole seconds cut off, and when that came.
+    fn clock(&self) -> Option<(SystemTime, Instant)>;
+
     /// Metadata of one object.
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>>;
 

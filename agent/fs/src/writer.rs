@@ -4,11 +4,16 @@
 //! was made from. A lost race keeps the remote object and saves ours beside it. What counts as a race: the
 //! remote version may be newer than the moment the file was opened here, or ours builds on the old one's
 //! bytes. A whole file that replaces a version which was merely not known yet is written over it, as it
-//! would be on any disk. Stores that ignore conditions (some do, answering success) have the last writer
-//! win; stores that refuse them are noticed at the first refusal and asked without from then on.
+//! would be on any disk. Which was first is told by the store's clock alone, together with how long ago
+//! the file was opened; in doubt it was a race. Stores that ignore conditions (some do, answering success) have the last
+//! writer win; stores that refuse them are noticed at the first refusal and asked without from then on.
+//!
+//! Each object carries the mark of the edit and of its state, so that an upload whose reply was lost is
+//! recognised however much later, and credited with the bytes that it has, not with newer ones.
 //!
 //! It knows keys and bytes, not names: which key a file has is its caller's business.
 
+mod lost;
 pub mod ranges;
 pub mod rename;
 pub mod staging;
@@ -17,28 +22,27 @@ pub mod uploader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use time::OffsetDateTime;
-use time::macros::format_description;
 use tokio::sync::Semaphore;
 
-use self::staging::{Edit, Version};
+use self::staging::{Edit, METADATA_COMMIT, Version};
 use self::uploader::upload;
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
-use crate::namespace::names::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::store::{ETag, Key, ObjectInfo, ObjectStore, StoreError, WriteCondition};
-
-/// Metadata entry that says which upload made an object, so that a lost reply is recognised.
-pub const METADATA_COMMIT: &str = "mooring-commit";
 
 /// Uploading requests in flight over all files: four files at full speed, or 32 small ones. More only wait
 /// in the store, and hold connections that readers need.
 const TRANSFERS_MAX: usize = 32;
 
-/// Stores tell the time of a modification in whole seconds, cut off: it happened before the next one.
-const MODIFIED_GRAIN: Duration = Duration::from_secs(1);
+/// Stores tell the time of a modification in whole seconds, cut off: it happened before the next one. One
+/// second more, because the machines of one store have clocks of their own.
+const MODIFIED_GRAIN: Duration = Duration::from_secs(2);
+
+/// Before the next attempt when the store says that the condition failed although it holds, which it does
+/// while it works on another write of the object.
+const CONTENDED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Attempts at one commit: the first, and again after each race that may be won, each refusal of the
 /// condition, and each file that shrank while it was read.
@@ -70,17 +74,9 @@ pub enum Outcome {
     Lost {
         /// Where ours is.
         copy: Key,
-        /// What is there.
-        remote: ObjectInfo,
+        /// What is there, unless the object was removed.
+        remote: Option<ObjectInfo>,
     },
-}
-
-/// What a commit is to be told from others by.
-pub struct Stamp {
-    /// Unique id of the commit.
-    pub id: uuid::Uuid,
-    /// When it began.
-    pub at: SystemTime,
 }
 
 impl Writer {
@@ -105,38 +101,46 @@ impl Writer {
         self.conflicts.load(Ordering::Relaxed)
     }
 
-    /// Uploads the present state of a file to `key`. The caller holds the edit's turn.
+    /// Uploads the present state of a file to `key`. The caller holds the edit's turn. `now` names a copy, if
+    /// there has to be one.
     pub async fn commit(
         &self,
         key: &Key,
         edit: &Edit,
         mut metadata: Metadata,
-        stamp: Stamp,
+        now: SystemTime,
     ) -> Result<Outcome, FsError> {
-        metadata.insert(METADATA_COMMIT.to_owned(), stamp.id.to_string());
         let _uploading = edit.uploading();
+        if edit.is_frozen() {
+            return match self.store.head(key).await {
+                Ok(remote) => self.save_beside(key, edit, metadata, now, Some(remote)).await,
+                Err(StoreError::NotFound) => self.save_beside(key, edit, metadata, now, None).await,
+                Err(error) => Err(error.into()),
+            };
+        }
         let mut newer_base = None;
         let mut attempts = 0;
         loop {
             attempts += 1;
+            let again = attempts < ATTEMPTS_MAX;
             let version = edit.version();
+            metadata.insert(METADATA_COMMIT.to_owned(), edit.mark(version.generation));
             let base = newer_base.clone().or_else(|| version.base.clone());
-            let condition = match (self.conditional.load(Ordering::Relaxed), base) {
+            let condition = match (self.conditional.load(Ordering::Relaxed), base.clone()) {
                 (false, _) => WriteCondition::None,
                 (true, None) => WriteCondition::Absent,
                 (true, Some(etag)) => WriteCondition::Matches(etag),
             };
-            let again = attempts < ATTEMPTS_MAX;
-            match upload(
+            let conditional = condition != WriteCondition::None;
+            let uploaded = upload(
                 (&*self.store, &self.transfers),
                 (key, key),
                 edit,
                 &version,
                 &metadata,
-                condition.clone(),
-            )
-            .await
-            {
+                condition,
+            );
+            match uploaded.await {
                 Ok(etag) => {
                     return Ok(Outcome::Stored {
                         version,
@@ -144,124 +148,104 @@ impl Writer {
                         metadata,
                     });
                 }
-                Err(FsError::Store(StoreError::Unsupported))
-                    if condition != WriteCondition::None && again =>
-                {
+                Err(FsError::Store(StoreError::Unsupported)) if conditional && again => {
                     tracing::warn!("the store refuses conditional writes: the last writer wins");
                     self.conditional.store(false, Ordering::Relaxed);
+                    continue;
                 }
-                Err(FsError::Store(StoreError::PreconditionFailed | StoreError::NotFound))
-                    if condition != WriteCondition::None =>
-                {
-                    match self.judge(key, edit, &version, &stamp).await? {
-                        Race::Ours(etag) => {
-                            return Ok(Outcome::Stored {
-                                version,
-                                etag,
-                                metadata,
-                            });
-                        }
-                        Race::Again(found) if again => {
-                            newer_base = found;
-                            if newer_base.is_none() && version.base.is_some() {
-                                // The object was removed: what is written here brings it back.
-                                if version.needs_base {
-                                    return Err(FsError::Changed);
-                                }
-                                edit.forget_base();
-                            }
-                        }
-                        Race::Again(_) => return Err(FsError::Changed),
-                        Race::Lost(remote) => {
-                            return self.save_beside(key, edit, metadata, stamp.at, remote).await;
-                        }
+                Err(FsError::Store(StoreError::PreconditionFailed | StoreError::NotFound)) if conditional => {
+                }
+                // Bytes of the object below are needed, and it is not there any more.
+                Err(FsError::Changed) => {}
+                // The file changed while it was read, such as shrinking below a part.
+                Err(_) if again && edit.generation() != version.generation => continue,
+                Err(error) => return Err(error),
+            }
+            match self.judge(key, edit, &version, base.as_ref()).await? {
+                Race::Ours { generation, etag } if generation >= version.generation => {
+                    return Ok(Outcome::Stored {
+                        version,
+                        etag,
+                        metadata,
+                    });
+                }
+                // An attempt before this one has had its effect; what came since is put over it.
+                Race::Ours { generation, etag } if again => {
+                    edit.committed(generation, etag);
+                    newer_base = None;
+                }
+                Race::Again(found) if again => {
+                    if found.is_some() && found == base {
+                        tokio::time::sleep(CONTENDED_PAUSE * attempts).await;
+                    }
+                    newer_base = found;
+                    if newer_base.is_none() {
+                        // The object was removed: what is written here brings it back.
+                        edit.forget_base();
                     }
                 }
-                // The file changed while it was read, such as shrinking below a part.
-                Err(_) if again && edit.generation() != version.generation => {}
-                Err(error) => return Err(error),
+                Race::Ours { .. } | Race::Again(_) => {
+                    let reason = "others write the same object all the time".to_owned();
+                    return Err(StoreError::Unavailable { reason }.into());
+                }
+                Race::Lost(remote) => return self.save_beside(key, edit, metadata, now, remote).await,
             }
         }
     }
 
-    async fn judge(&self, key: &Key, edit: &Edit, version: &Version, stamp: &Stamp) -> Result<Race, FsError> {
-        let remote = match self.store.head(key).await {
-            Ok(remote) => remote,
-            Err(StoreError::NotFound) => return Ok(Race::Again(None)),
-            Err(error) => return Err(error.into()),
-        };
-        if remote.metadata.get(METADATA_COMMIT) == Some(&stamp.id.to_string()) {
-            return Ok(Race::Ours(remote.etag));
-        }
-        if !version.builds_on_base && remote.modified + MODIFIED_GRAIN <= edit.begun {
-            return Ok(Race::Again(Some(remote.etag)));
-        }
-        Ok(Race::Lost(remote))
-    }
-
-    async fn save_beside(
+    /// What it means that an upload over `base` was refused.
+    async fn judge(
         &self,
         key: &Key,
         edit: &Edit,
-        metadata: Metadata,
-        at: SystemTime,
-        remote: ObjectInfo,
-    ) -> Result<Outcome, FsError> {
-        let copy = conflict_key(key, at, &metadata);
-        let version = edit.version();
-        upload(
-            (&*self.store, &self.transfers),
-            (key, &copy),
-            edit,
-            &version,
-            &metadata,
-            WriteCondition::None,
-        )
-        .await?;
-        self.conflicts.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(
-            key = key.as_str(),
-            copy = copy.as_str(),
-            "somebody else changed an object while it was written here; our version is kept beside it"
-        );
-        Ok(Outcome::Lost { copy, remote })
+        version: &Version,
+        base: Option<&ETag>,
+    ) -> Result<Race, FsError> {
+        let remote = match self.store.head(key).await {
+            Ok(remote) => remote,
+            Err(StoreError::NotFound) if version.needs_base => return Ok(Race::Lost(None)),
+            Err(StoreError::NotFound) => return Ok(Race::Again(None)),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(if let Some(generation) = edit.made(&remote.metadata) {
+            Race::Ours {
+                generation,
+                etag: remote.etag,
+            }
+        } else if base == Some(&remote.etag)
+            || (!version.builds_on_base && self.was_there_before(&remote, edit.opened()))
+        {
+            Race::Again(Some(remote.etag))
+        } else {
+            Race::Lost(Some(remote))
+        })
+    }
+
+    /// Whether an object was certainly there before a moment here.
+    fn was_there_before(&self, remote: &ObjectInfo, moment: Instant) -> bool {
+        let Some((said, heard)) = self.store.clock() else {
+            return false;
+        };
+        let there = match heard.checked_duration_since(moment) {
+            Some(since) => said.checked_sub(since),
+            None => said.checked_add(moment.duration_since(heard)),
+        };
+        there.is_some_and(|there| remote.modified + MODIFIED_GRAIN <= there)
     }
 }
 
 enum Race {
-    /// The object there is this very commit; only the reply was lost.
-    Ours(ETag),
+    /// The object there is one of ours; only the reply was lost.
+    Ours {
+        /// What it holds.
+        generation: u64,
+        /// Its version.
+        etag: ETag,
+    },
     /// Try again over this version, or over none.
     Again(Option<ETag>),
-    /// Somebody else's version stays.
-    Lost(ObjectInfo),
-}
-
-/// `name.mooring-conflict-20260102T030405Z-1a2b3c4d`, the name cut so that both limits hold; so deep that
-/// there is no room for it, the copy goes to the next folder above that has some.
-fn conflict_key(key: &Key, at: SystemTime, metadata: &Metadata) -> Key {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let time = OffsetDateTime::from(at).format(&format).unwrap_or_default();
-    let commit = metadata.get(METADATA_COMMIT);
-    let id: String = commit.map(|id| id.chars().take(8).collect()).unwrap_or_default();
-    let suffix = format!(".mooring-conflict-{time}-{id}");
-    let (mut folder, name) = match key.as_str().rfind('/') {
-        Some(slash) => key.as_str().split_at(slash + 1),
-        None => ("", key.as_str()),
-    };
-    while folder.len() + suffix.len() >= KEY_BYTES_MAX {
-        let above = folder
-            .trim_end_matches('/')
-            .rfind('/')
-            .map_or(0, |slash| slash + 1);
-        folder = &folder[..above];
-    }
-    let room = (NAME_BYTES_MAX - suffix.len()).min(KEY_BYTES_MAX - suffix.len() - folder.len());
-    let mut cut = name.len().min(room);
-    while !name.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    Key::new(format!("{folder}{}{suffix}", &name[..cut]))
+    /// Somebody else's version stays, or none.
+    Lost(Option<ObjectInfo>),
 }
 
 #[cfg(test)]

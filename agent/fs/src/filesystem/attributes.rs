@@ -41,35 +41,67 @@ impl Filesystem {
     ) -> Result<Found, FsError> {
         self.writable()?;
         let AttributeChange { size, mtime } = change;
-        if let Some(size) = size {
-            match handle {
-                Some(handle) if !self.handles.file(handle)?.access.write => return Err(FsError::BadHandle),
-                Some(_) => {}
-                None => self.namespace.refresh(ino).await?,
-            }
-            self.truncate(ino, size)?;
-        }
-        if let Some(mtime) = mtime {
-            let mut table = self.namespace.table();
-            match &mut table.get_mut(ino)?.kind {
-                Kind::Folder(folder) => folder.changed = mtime,
-                Kind::File(file) => {
-                    file.mtime = mtime;
-                    file.mtime_set = true;
+        match (size, handle) {
+            (Some(size), Some(handle)) => {
+                let handle = self.handles.file(handle)?;
+                if !handle.access.write {
+                    return Err(FsError::BadHandle);
                 }
+                self.truncate(&handle, size)?;
+                self.set_mtime(ino, mtime)?;
             }
-        }
-        if size.is_some() && self.namespace.table().file(ino)?.writers == 0 {
-            if let Err(error) = self.commit(ino).await {
-                // Nobody has the file open who would try again or could be told later.
-                if self.namespace.table().file(ino)?.writers == 0 {
-                    self.give_up(ino);
-                }
-                return Err(error);
-            }
-            self.drop_edit(ino);
+            (Some(size), None) => self.truncate_by_path(ino, size, mtime).await?,
+            (None, _) => self.set_mtime(ino, mtime)?,
         }
         self.found(ino)
+    }
+
+    async fn truncate_by_path(&self, ino: Ino, size: u64, mtime: Option<SystemTime>) -> Result<(), FsError> {
+        self.namespace.refresh(ino).await?;
+        let _held = self.hold(ino)?;
+        let before = {
+            let table = self.namespace.table();
+            let file = table.file(ino)?;
+            (file.mtime, file.mtime_set)
+        };
+        let edit = self.edit(ino)?;
+        let was_dirty = edit.is_dirty();
+        edit.truncate(size)?;
+        let generation = edit.generation();
+        self.written(ino)?;
+        self.set_mtime(ino, mtime)?;
+        if self.namespace.table().file(ino)?.writers > 0 {
+            return Ok(());
+        }
+        let Err(error) = self.commit(ino).await else {
+            return Ok(());
+        };
+        // Nobody has the file open who would try again or could be told later: it stays as it was. What was
+        // waiting before, or came since, goes on waiting.
+        let alone = self.namespace.table().file(ino)?.writers == 0;
+        if alone
+            && !was_dirty
+            && edit.generation() == generation
+            && !matches!(error, FsError::Conflict { .. })
+        {
+            self.give_up(ino);
+            if let Ok(file) = self.namespace.table().file_mut(ino) {
+                (file.mtime, file.mtime_set) = before;
+            }
+        }
+        Err(error)
+    }
+
+    fn set_mtime(&self, ino: Ino, mtime: Option<SystemTime>) -> Result<(), FsError> {
+        let Some(mtime) = mtime else { return Ok(()) };
+        match &mut self.namespace.table().get_mut(ino)?.kind {
+            Kind::Folder(folder) => folder.changed = mtime,
+            Kind::File(file) => {
+                file.mtime = mtime;
+                file.mtime_set = true;
+            }
+        }
+        Ok(())
     }
 
     /// The value of an extended attribute.

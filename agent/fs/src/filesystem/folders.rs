@@ -16,7 +16,7 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
 use crate::offload::leave_caller_thread;
 use crate::store::{Key, StoreError, UploadBody, WriteCondition};
-use crate::writer::METADATA_COMMIT;
+use crate::writer::staging::METADATA_COMMIT;
 
 /// Entries given out at once: what fits into the largest reply that kernels ask for.
 const BATCH_ENTRIES: usize = 1024;

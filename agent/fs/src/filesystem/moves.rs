@@ -14,7 +14,7 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
 use crate::store::{ETag, Key, StoreError, WriteCondition};
-use crate::writer::rename::{Source, Deleted, copy_below, copy_object, delete_copied, keys_below};
+use crate::writer::rename::{Deleted, Source, copy_below, copy_object, delete_copied, keys_below};
 use crate::writer::staging::Edit;
 
 /// Beyond this an object that was copied is looked at once more before it is deleted: somebody else may have
@@ -137,8 +137,11 @@ impl Filesystem {
                 file.metadata = Some(metadata);
                 file.mtime_set = false;
             }
-            let pages_are_of_it = file.cached.as_ref().map(|cached| &cached.etag) == Some(&object.etag);
-            file.cached = pages_are_of_it.then(|| Arc::clone(&copied));
+            if copied_from != object.etag {
+                // Handles stay with the version that is gone; what is here of it, unchanged, is of no use.
+                file.lineage += 1;
+                file.edit = file.edit.take().filter(|edit| edit.is_dirty());
+            }
             file.object = Some(Arc::clone(&copied));
             file.verified = now;
             file.epoch += 1;

@@ -43,7 +43,11 @@ impl Filesystem {
         let in_store = {
             let table = self.namespace.table();
             match ino {
-                Some(ino) => table.file(ino)?.object.is_some(),
+                // Or an upload that answered an error may have had its effect.
+                Some(ino) => {
+                    let file = table.file(ino)?;
+                    file.object.is_some() || file.edit.as_ref().is_some_and(|edit| edit.may_be_stored())
+                }
                 None => true,
             }
         };

@@ -2,6 +2,7 @@
 
 mod moving;
 mod names;
+mod races;
 
 use std::ffi::OsStr;
 use std::sync::Arc;

@@ -75,8 +75,13 @@ pub struct File {
     pub edit: Option<Arc<Edit>>,
     /// How many handles may write.
     pub writers: u32,
-    /// Version whose pages the kernel may have in its cache.
-    pub cached: Option<Arc<ObjectVersion>>,
+    /// How many operations on its path need its bytes to stay here.
+    pub holds: u32,
+    /// Raised when the version is replaced by one that was not made of it here: a handle of another line
+    /// must not see or change this one's bytes.
+    pub lineage: u64,
+    /// The line whose pages the kernel may have in its cache: handles share them.
+    pub cached: Option<u64>,
 }
 
 /// All inodes.
@@ -356,6 +361,8 @@ impl File {
             epoch: 0,
             edit: None,
             writers: 0,
+            holds: 0,
+            lineage: 0,
             cached: None,
         }
     }
@@ -371,6 +378,8 @@ impl File {
             epoch: 0,
             edit: Some(edit),
             writers: 0,
+            holds: 0,
+            lineage: 0,
             cached: None,
         }
     }
@@ -389,6 +398,7 @@ impl File {
             self.mtime_set = false;
             self.object = Some(version);
             self.metadata = metadata;
+            self.lineage += 1;
         } else if self.metadata.is_none() {
             self.metadata = metadata;
         }

@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -22,12 +22,14 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::{DateTime, Format};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Uri;
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -121,6 +123,28 @@ pub enum ConnectError {
 pub struct PooledClient {
     pool: legacy::Client<EndpointConnector, SentBody>,
     first_byte: Duration,
+    clock: ServerClock,
+}
+
+/// What the last answer's `Date` said, and when it came; clones share it.
+#[derive(Clone, Default, Debug)]
+pub(super) struct ServerClock(Arc<Mutex<Option<(SystemTime, Instant)>>>);
+
+impl ServerClock {
+    /// The last answer's.
+    pub(super) fn last(&self) -> Option<(SystemTime, Instant)> {
+        *self.0.lock()
+    }
+
+    fn note(&self, headers: &http::HeaderMap) {
+        let date = headers
+            .get(http::header::DATE)
+            .and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+        if let Some(date) = date.and_then(|date| SystemTime::try_from(date).ok()) {
+            *self.0.lock() = Some((date, Instant::now()));
+        }
+    }
 }
 
 impl PooledClient {
@@ -144,7 +168,13 @@ impl PooledClient {
         Ok(PooledClient {
             pool,
             first_byte: deadlines.first_byte,
+            clock: ServerClock::default(),
         })
+    }
+
+    /// The server's clock, which follows the answers.
+    pub(super) fn clock(&self) -> ServerClock {
+        self.clock.clone()
     }
 }
 
@@ -178,6 +208,7 @@ struct Lane {
 impl HttpConnector for Lane {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (pool, patience) = (self.client.pool.clone(), self.patience);
+        let clock = self.client.clock.clone();
         HttpConnectorFuture::new(async move {
             let request = request
                 .try_into_http1x()
@@ -188,6 +219,7 @@ impl HttpConnector for Lane {
                 sent: Arc::clone(&sent),
             });
             let response = while_it_moves(pool.request(request), &sent, patience).await?;
+            clock.note(response.headers());
             let response = response.map(SdkBody::from_body_1_x);
             HttpResponse::try_from(response).map_err(|error| ConnectorError::other(error.into(), None))
         })

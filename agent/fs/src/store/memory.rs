@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -73,6 +73,7 @@ struct State {
     faults: VecDeque<(Call, Fault)>,
     called: Vec<Called>,
     writes: u64,
+    clock: Option<SystemTime>,
 }
 
 #[derive(Clone)]
@@ -109,6 +110,11 @@ impl MemoryStore {
             .objects
             .get(key)
             .map(|object| (object.bytes.clone(), object.info.clone()))
+    }
+
+    /// What its answers give as the time; without it, whoever asks must expect the worst.
+    pub(crate) fn set_clock(&self, time: SystemTime) {
+        self.state.lock().clock = Some(time);
     }
 
     /// All keys, without a request.
@@ -274,6 +280,10 @@ impl State {
 }
 
 impl ObjectStore for MemoryStore {
+    fn clock(&self) -> Option<(SystemTime, Instant)> {
+        Some((self.state.lock().clock?, Instant::now()))
+    }
+
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
         self.answer(Call::Head, key.as_str(), |state| {
             Ok(state.object(key)?.info.clone())

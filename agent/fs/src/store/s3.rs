@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::{
@@ -39,7 +39,7 @@ use self::convert::{conditions, content_range, etag, length, object_info, sdk_me
 use self::failure::failure;
 pub use self::options::S3Options;
 use self::text::url_encoded;
-use super::http::{HttpOptions, HttpSetupError, PooledClient};
+use super::http::{HttpOptions, HttpSetupError, PooledClient, ServerClock};
 use super::retry::{Again, Failure, Jitter, retried};
 use super::{
     Deadlines, ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError,
@@ -53,6 +53,7 @@ pub struct S3Store {
     client: aws_sdk_s3::Client,
     /// The same with more patience, for copies and completions. Shares the connections.
     patient: aws_sdk_s3::Client,
+    clock: ServerClock,
     bucket: String,
     deadlines: Deadlines,
     jitter: Jitter,
@@ -79,6 +80,7 @@ impl S3Store {
             extra_ca_file,
             deadlines,
         })?;
+        let clock = http.clock();
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
@@ -109,6 +111,7 @@ impl S3Store {
         Ok(S3Store {
             client: aws_sdk_s3::Client::from_conf(config),
             patient: aws_sdk_s3::Client::from_conf(patient),
+            clock,
             bucket,
             deadlines,
             jitter: Jitter::new(jitter_seed),
@@ -336,6 +339,10 @@ impl S3Store {
 }
 
 impl ObjectStore for S3Store {
+    fn clock(&self) -> Option<(SystemTime, Instant)> {
+        self.clock.last()
+    }
+
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
         Box::pin(async move {
             let head = self.small(|| self.head_once(key)).await?;

@@ -3,6 +3,9 @@
 //! Invariants: a byte below `visible` that is not in `present` is the object's byte; every other byte is
 //! the staging file's (holes read as zeros). `generation` grows with every change, so that an upload knows
 //! what it contains. The staging file has no name, so nothing is left behind when the process ends.
+//!
+//! An edit that lost a race is frozen before its copy is uploaded: nothing is accepted that the copy would
+//! not hold. It never becomes an edit of the winner.
 
 use std::fs::File;
 use std::ops::Range;
@@ -10,14 +13,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::ranges::RangeSet;
 use crate::descriptors::leave_reserve;
 use crate::error::FsError;
+use crate::namespace::inode::Metadata;
 use crate::store::{ETag, Key, ObjectStore, StoreError};
 
 /// S3's limit for an object: 10,000 parts of at most 5 GiB, and not more than 5 TiB in all.
@@ -27,9 +32,14 @@ pub const FILE_BYTES_MAX: u64 = 5 << 40;
 /// retried each of them on its own.
 const FRUITLESS_FETCHES_MAX: u32 = 3;
 
+/// Metadata entry that says which edit made an object, and which state of it.
+pub const METADATA_COMMIT: &str = "mooring-commit";
+
 /// A file that is being written.
 #[derive(Debug)]
 pub struct Edit {
+    /// Marks its uploads, so that one whose reply was lost is recognised in the object, however late.
+    id: Uuid,
     file: Arc<File>,
     /// Held while bytes of the staging file change, which may wait for the disk. Taken before `state`.
     changing: Mutex<()>,
@@ -38,9 +48,9 @@ pub struct Edit {
     /// Held by whoever uploads, renames or removes, so that these happen one after the other.
     pub turn: tokio::sync::Mutex<()>,
     uploading: AtomicBool,
+    /// An upload was begun at some time, and may have its effect whatever was answered.
+    tried: AtomicBool,
     settling: AtomicBool,
-    /// When the file was opened for this, to tell a lost race from an old listing.
-    pub begun: SystemTime,
 }
 
 #[derive(Debug)]
@@ -53,6 +63,12 @@ struct State {
     fetched: bool,
     generation: u64,
     committed: u64,
+    /// When the first handle that writes was opened, to tell a lost race from an old listing.
+    opened: Instant,
+    /// When it was found to have lost a race; it accepts no changes any more.
+    lost_at: Option<SystemTime>,
+    /// Where it is kept since.
+    copy: Option<Key>,
 }
 
 /// What an upload takes: the state at one moment.
@@ -72,22 +88,26 @@ pub struct Version {
 
 impl Edit {
     /// A new file: dirty from the start, since it must come to exist.
-    pub fn new_file(folder: &Path, begun: SystemTime) -> Result<Edit, FsError> {
-        Edit::begin(folder, None, 0, 0, 1, begun)
+    pub fn new_file(folder: &Path, id: Uuid, opened: Instant) -> Result<Edit, FsError> {
+        Edit::begin(folder, (None, 0), 1, id, opened)
     }
 
     /// An existing object that is to be changed; nothing is changed yet.
-    pub fn of_object(folder: &Path, base: ETag, size: u64, begun: SystemTime) -> Result<Edit, FsError> {
-        Edit::begin(folder, Some(base), size, size, 0, begun)
+    pub fn of_object(
+        folder: &Path,
+        (base, size): (ETag, u64),
+        id: Uuid,
+        opened: Instant,
+    ) -> Result<Edit, FsError> {
+        Edit::begin(folder, (Some(base), size), 0, id, opened)
     }
 
     fn begin(
         folder: &Path,
-        base: Option<ETag>,
-        size: u64,
-        visible: u64,
+        (base, size): (Option<ETag>, u64),
         generation: u64,
-        begun: SystemTime,
+        id: Uuid,
+        opened: Instant,
     ) -> Result<Edit, FsError> {
         let file = tempfile::tempfile_in(folder).map_err(|error| FsError::staging(&error))?;
         leave_reserve(&file)?;
@@ -95,21 +115,53 @@ impl Edit {
         let state = State {
             size,
             base,
-            visible,
+            visible: size,
             present: RangeSet::default(),
             fetched: false,
             generation,
             committed: 0,
+            opened,
+            lost_at: None,
+            copy: None,
         };
         Ok(Edit {
+            id,
             file: Arc::new(file),
             changing: Mutex::new(()),
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             uploading: AtomicBool::new(false),
+            tried: AtomicBool::new(false),
             settling: AtomicBool::new(false),
-            begun,
         })
+    }
+
+    /// A handle that was opened at this time writes to it, too.
+    pub fn joined(&self, opened: Instant) {
+        let mut state = self.state.lock();
+        state.opened = state.opened.min(opened);
+    }
+
+    /// When the first handle that writes was opened.
+    pub fn opened(&self) -> Instant {
+        self.state.lock().opened
+    }
+
+    /// Its id; the first characters tell it from others.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// What marks an object made of one of its states.
+    pub fn mark(&self, generation: u64) -> String {
+        format!("{}-{generation}", self.id)
+    }
+
+    /// Which of its states an object holds; none if somebody else made it. A part of the file may be newer.
+    pub fn made(&self, metadata: &Metadata) -> Option<u64> {
+        let (id, generation) = metadata.get(METADATA_COMMIT)?.rsplit_once('-')?;
+        let ours = id == self.id.to_string();
+        generation.parse().ok().filter(|_| ours)
     }
 
     /// Size of the file.
@@ -141,7 +193,13 @@ impl Edit {
     /// Marks an upload for as long as the guard lives.
     pub fn uploading(&self) -> Uploading<'_> {
         self.uploading.store(true, Ordering::Relaxed);
+        self.tried.store(true, Ordering::Relaxed);
         Uploading(self)
+    }
+
+    /// Whether it may have become an object, though no answer said so.
+    pub fn may_be_stored(&self) -> bool {
+        self.tried.load(Ordering::Relaxed)
     }
 
     /// Claims the task that uploads the file after its last close; false if somebody has it.
@@ -180,9 +238,12 @@ impl Edit {
         if end > FILE_BYTES_MAX {
             return Err(FsError::TooLarge);
         }
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| FsError::staging(&error))?;
+        self.accepts_changes()?;
+        if let Err(error) = self.file.write_all_at(data, offset) {
+            // What was written of it must not show when the file grows over it later.
+            let _ = self.file.set_len(self.size());
+            return Err(FsError::staging(&error));
+        }
         let mut state = self.state.lock();
         if offset < state.visible {
             let covered = end.min(state.visible);
@@ -199,6 +260,7 @@ impl Edit {
             return Err(FsError::TooLarge);
         }
         let _changing = self.changing.lock();
+        self.accepts_changes()?;
         self.file
             .set_len(size)
             .map_err(|error| FsError::staging(&error))?;
@@ -212,9 +274,50 @@ impl Edit {
         Ok(())
     }
 
-    /// Marks the file as changed although no byte is.
-    pub fn touch(&self) {
-        self.state.lock().generation += 1;
+    fn accepts_changes(&self) -> Result<(), FsError> {
+        match self.state.lock().lost_at {
+            None => Ok(()),
+            Some(_) => Err(FsError::Changed),
+        }
+    }
+
+    /// It has lost a race: nothing is accepted from now on. Answers when that was noticed first, which names
+    /// the copy.
+    pub fn freeze(&self, now: SystemTime) -> SystemTime {
+        let _changing = self.changing.lock();
+        *self.state.lock().lost_at.get_or_insert(now)
+    }
+
+    /// Whether it has lost a race, and its copy may have to be uploaded yet.
+    pub fn is_frozen(&self) -> bool {
+        self.state.lock().lost_at.is_some()
+    }
+
+    /// All that was written to it is in a copy beside the object: nothing is left to upload.
+    pub fn kept_as(&self, copy: Key) {
+        let mut state = self.state.lock();
+        state.copy = Some(copy);
+        state.committed = u64::MAX;
+    }
+
+    /// The copy that holds it, if it lost a race.
+    pub fn copy(&self) -> Option<Key> {
+        self.state.lock().copy.clone()
+    }
+
+    /// The ranges of the file that are here, in order.
+    pub fn staged(&self) -> Vec<Range<u64>> {
+        let missing = self.missing(0..u64::MAX);
+        let size = self.size();
+        let mut staged = Vec::new();
+        let mut at = 0;
+        for gap in missing.into_iter().chain(std::iter::once(size..size)) {
+            if at < gap.start {
+                staged.push(at..gap.start);
+            }
+            at = gap.end;
+        }
+        staged
     }
 
     /// Reads from the staging file what [`Edit::fetch`] has made sure is there.
@@ -315,11 +418,11 @@ impl Edit {
         Ok(())
     }
 
-    /// An upload of a version has become the object: the bytes that were not here are the same in it.
-    pub fn committed(&self, version: &Version, etag: ETag) {
+    /// An upload has become the object: the bytes that were not here are the same in it.
+    pub fn committed(&self, generation: u64, etag: ETag) {
         let mut state = self.state.lock();
         state.base = Some(etag);
-        state.committed = state.committed.max(version.generation);
+        state.committed = state.committed.max(generation);
     }
 
     /// The object below was copied elsewhere with the same bytes.
@@ -330,23 +433,6 @@ impl Edit {
     /// The object below is gone, and none of its bytes are needed.
     pub fn forget_base(&self) {
         self.state.lock().base = None;
-    }
-
-    /// Gives the changes up in favour of another version of the object.
-    pub fn discard(&self, base: ETag, size: u64) -> Result<(), FsError> {
-        let _changing = self.changing.lock();
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.set_len(size))
-            .map_err(|error| FsError::staging(&error))?;
-        let mut state = self.state.lock();
-        state.size = size;
-        state.visible = size;
-        state.present = RangeSet::default();
-        state.fetched = false;
-        state.base = Some(base);
-        state.committed = state.generation;
-        Ok(())
     }
 
     /// The object below is gone and the file has no name any more: nothing is left to upload.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::lost::conflict_key;
 use super::*;
+use crate::namespace::names::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::store::memory::{Call, Fault, MemoryStore};
 
 const FAR_FUTURE: Duration = Duration::from_secs(4_000_000_000);
@@ -28,27 +30,33 @@ impl Bench {
     }
 
     async fn commit(&self, key: &str, edit: &Edit) -> Result<Outcome, FsError> {
-        let stamp = Stamp {
-            id: uuid::Uuid::from_u128(7),
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045),
-        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
         let outcome = self
             .writer
-            .commit(&Key::new(key), edit, BTreeMap::new(), stamp)
+            .commit(&Key::new(key), edit, BTreeMap::new(), now)
             .await;
         if let Ok(Outcome::Stored { version, etag, .. }) = &outcome {
-            edit.committed(version, etag.clone());
+            edit.committed(version.generation, etag.clone());
         }
         outcome
     }
 
-    fn new_file(&self, begun: SystemTime) -> Edit {
-        Edit::new_file(self.writer.folder(), begun).unwrap()
+    fn new_file(&self, when: When) -> Edit {
+        self.set_clock(when);
+        Edit::new_file(self.writer.folder(), ID, Instant::now()).unwrap()
     }
 
-    fn edit_of(&self, key: &str, begun: SystemTime) -> Edit {
+    fn edit_of(&self, key: &str, when: When) -> Edit {
+        self.set_clock(when);
         let (bytes, info) = self.store.object(key).unwrap();
-        Edit::of_object(self.writer.folder(), info.etag, bytes.len() as u64, begun).unwrap()
+        let base = (info.etag, bytes.len() as u64);
+        Edit::of_object(self.writer.folder(), base, ID, Instant::now()).unwrap()
+    }
+
+    fn set_clock(&self, when: When) {
+        if let When::Late = when {
+            self.store.set_clock(SystemTime::UNIX_EPOCH + FAR_FUTURE);
+        }
     }
 
     fn text(&self, key: &str) -> String {
@@ -56,14 +64,28 @@ impl Bench {
     }
 }
 
-/// Opened before anything in the bucket was written: every other version there is a race.
-fn early() -> SystemTime {
-    SystemTime::UNIX_EPOCH
+const ID: uuid::Uuid = uuid::Uuid::from_u128(7);
+
+/// When a file was opened, in comparison with the versions in the bucket.
+enum When {
+    /// Perhaps before: every other version there is a race.
+    Early,
+    /// After everything in the bucket was written: what is there was merely not known.
+    Late,
 }
 
-/// Opened after everything in the bucket was written: what is there was merely not known.
-fn late() -> SystemTime {
-    SystemTime::UNIX_EPOCH + FAR_FUTURE
+fn early() -> When {
+    When::Early
+}
+
+fn late() -> When {
+    When::Late
+}
+
+fn unreachable() -> StoreError {
+    StoreError::Unavailable {
+        reason: "no route".to_owned(),
+    }
 }
 
 #[tokio::test]
@@ -112,14 +134,138 @@ async fn a_whole_file_replaces_a_version_that_was_only_not_known_yet() {
 }
 
 #[tokio::test]
-async fn an_edit_of_bytes_that_are_gone_fails_and_leaves_the_remote_version() {
+async fn whatever_could_be_newer_than_the_opening_is_not_written_over() {
+    let bench = Bench::new();
+    bench.store.insert("f", "old");
+    let edit = bench.edit_of("f", early());
+    bench.store.insert("f", "theirs");
+    let written = bench.store.object("f").unwrap().1.modified;
+    // Their version is of the second in which the file was opened, or of the one before.
+    bench.store.set_clock(written + Duration::from_secs(1));
+    edit.truncate(0).unwrap();
+    edit.write(Some(0), b"ours").unwrap();
+    assert!(matches!(bench.commit("f", &edit).await, Ok(Outcome::Lost { .. })));
+    assert_eq!(bench.text("f"), "theirs");
+}
+
+#[tokio::test]
+async fn an_edit_of_bytes_that_are_gone_is_kept_in_parts() {
     let bench = Bench::new();
     bench.store.insert("f", "old old old");
     let edit = bench.edit_of("f", late());
-    edit.write(Some(0), b"X").unwrap();
+    edit.write(Some(2), b"XY").unwrap();
+    edit.write(Some(11), b"end").unwrap();
     bench.store.insert("f", "theirs");
-    assert!(matches!(bench.commit("f", &edit).await, Err(FsError::Changed)));
+    let Ok(Outcome::Lost { copy, .. }) = bench.commit("f", &edit).await else {
+        panic!("the race was not noticed")
+    };
     assert_eq!(bench.text("f"), "theirs");
+    assert_eq!(
+        copy.as_str(),
+        "f.mooring-conflict-20260102T030405Z-00000000.parts"
+    );
+    assert_eq!(bench.text(copy.as_str()), "XYend");
+    assert_eq!(
+        bench.text(&copy.as_str().replace("parts", "ranges")),
+        "2 2\n11 3\n"
+    );
+}
+
+#[tokio::test]
+async fn an_edit_of_an_object_that_was_removed_is_kept_in_parts() {
+    let bench = Bench::new();
+    bench.store.insert("f", "old");
+    let edit = bench.edit_of("f", late());
+    edit.write(Some(1), b"X").unwrap();
+    bench.store.remove("f");
+    let lost = bench.commit("f", &edit).await;
+    assert!(matches!(lost, Ok(Outcome::Lost { remote: None, .. })), "{lost:?}");
+    assert_eq!(bench.store.keys().len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_accepted_that_a_copy_would_not_hold() {
+    let bench = Bench::new();
+    let edit = bench.new_file(early());
+    edit.write(Some(0), b"ours").unwrap();
+    bench.store.insert("f", "theirs");
+    bench.store.plan(Call::Put, Fault::Delay(Duration::ZERO));
+    bench
+        .store
+        .plan(Call::Put, Fault::Delay(Duration::from_millis(100)));
+    let late_write = async {
+        while !edit.is_frozen() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(edit.write(Some(4), b"more"), Err(FsError::Changed)));
+        assert!(matches!(edit.truncate(0), Err(FsError::Changed)));
+    };
+    let (lost, ()) = tokio::join!(bench.commit("f", &edit), late_write);
+    let Ok(Outcome::Lost { copy, .. }) = lost else {
+        panic!("the race was not noticed")
+    };
+    assert_eq!(bench.text(copy.as_str()), "ours");
+    assert!(!edit.is_dirty());
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_is_tried_again_under_the_same_name() {
+    let bench = Bench::new();
+    let edit = bench.new_file(early());
+    edit.write(Some(0), b"ours").unwrap();
+    bench.store.insert("f", "theirs");
+    bench.store.plan(Call::Put, Fault::Delay(Duration::ZERO));
+    bench.store.plan(Call::Put, Fault::LoseReply(unreachable()));
+    assert!(bench.commit("f", &edit).await.is_err());
+    assert!(edit.is_dirty());
+    assert!(matches!(bench.commit("f", &edit).await, Ok(Outcome::Lost { .. })));
+    assert_eq!(bench.store.keys().len(), 2);
+}
+
+#[tokio::test]
+async fn an_upload_whose_reply_was_lost_is_recognised_later_and_credited_with_what_it_has() {
+    let bench = Bench::new();
+    let edit = bench.new_file(early());
+    edit.write(Some(0), b"11111").unwrap();
+    bench.store.plan(Call::Put, Fault::LoseReply(unreachable()));
+    assert!(bench.commit("f", &edit).await.is_err());
+    assert_eq!(bench.text("f"), "11111");
+    edit.write(Some(0), b"222").unwrap();
+    bench.store.plan(Call::Head, Fault::Fail(unreachable()));
+    assert!(bench.commit("f", &edit).await.is_err());
+    assert!(edit.is_dirty());
+    bench.commit("f", &edit).await.unwrap();
+    assert_eq!(bench.text("f"), "22211");
+    assert!(!edit.is_dirty());
+    assert_eq!(bench.store.keys(), ["f"]);
+}
+
+#[tokio::test]
+async fn a_change_of_bytes_below_survives_a_lost_reply() {
+    let bench = Bench::new();
+    bench.store.insert("f", "0123456789");
+    let edit = bench.edit_of("f", early());
+    edit.write(Some(2), b"X").unwrap();
+    bench.store.plan(Call::Put, Fault::LoseReply(unreachable()));
+    assert!(bench.commit("f", &edit).await.is_err());
+    edit.write(Some(4), b"Y").unwrap();
+    bench.commit("f", &edit).await.unwrap();
+    assert_eq!(bench.text("f"), "01X3Y56789");
+    assert_eq!(bench.store.keys(), ["f"]);
+}
+
+#[tokio::test]
+async fn a_store_that_is_busy_with_the_object_is_no_race() {
+    let bench = Bench::new();
+    bench.store.insert("f", "0123456789");
+    let edit = bench.edit_of("f", early());
+    edit.write(Some(2), b"X").unwrap();
+    bench
+        .store
+        .plan(Call::Put, Fault::Fail(StoreError::PreconditionFailed));
+    bench.commit("f", &edit).await.unwrap();
+    assert_eq!(bench.text("f"), "01X3456789");
+    assert_eq!(bench.store.keys(), ["f"]);
 }
 
 #[tokio::test]
@@ -197,13 +343,17 @@ async fn a_failed_upload_leaves_no_parts_behind_and_the_file_dirty() {
 
 #[test]
 fn the_name_of_a_conflict_copy_keeps_both_limits() {
-    let metadata = BTreeMap::from([(METADATA_COMMIT.to_owned(), "12345678-aaaa".to_owned())]);
     for key in [
         "f".to_owned(),
         format!("d/{}", "ä".repeat(127)),
         format!("{}{}", "d/".repeat(500), "x".repeat(24)),
     ] {
-        let copy = conflict_key(&Key::new(&key), SystemTime::UNIX_EPOCH, &metadata);
+        let copy = conflict_key(
+            &Key::new(&key),
+            SystemTime::UNIX_EPOCH,
+            "12345678-aaaa",
+            ".ranges",
+        );
         let name = copy.as_str().rsplit('/').next().unwrap();
         assert!(
             name.len() <= NAME_BYTES_MAX && copy.as_str().len() <= KEY_BYTES_MAX,
