@@ -163,7 +163,8 @@ pub(super) async fn host_of(snapshot: &Snapshot, identity: &Identity) -> Result<
         reason: "HostUnknown",
         subject: format!("hosts with uid {}", identity.uid),
         problem: "this catalog's database does not know this host: the host was deleted, or an older or empty database \
-                  answers; the host keeps its mounts. Restore the right database, or enrol the host again"
+                  answers; the host keeps its mounts. Restore the right database, or stop its agent and enrol the host \
+                  again: mooring-agent enroll --join-file FILE"
             .into(),
     })?;
     if host.key != identity.key {
