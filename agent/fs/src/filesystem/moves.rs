@@ -62,9 +62,10 @@ impl Filesystem {
         // From here on nothing is uploaded to either name, and what is written to the target goes nowhere.
         let _claim = self.claim_move(ino, to).await?;
         let target_ino = self.known_ino(to.0, to.1);
-        if let Some(target) = target_ino {
-            self.keep_bytes_of_open(target).await?;
-        }
+        let _kept = match target_ino {
+            Some(target) => Some(self.keep_bytes_of_open(target).await?),
+            None => None,
+        };
         let edit = self.edit_in_progress(ino);
         let _turn = match &edit {
             Some(edit) => Some(edit.turn.lock().await),

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::Filesystem;
+use super::commits::Held;
 use crate::clock;
 use crate::error::FsError;
 use crate::namespace::inode::{Ino, Kind};
@@ -23,12 +24,12 @@ impl Filesystem {
         // Before the path is looked at: a folder that is being moved is at the end of it afterwards.
         let claim = self.claim_entry(parent, name).await?;
         let ino = self.known_ino(parent, name);
-        let edit = match ino {
+        let (_kept, edit) = match ino {
             Some(ino) => {
-                self.keep_bytes_of_open(ino).await?;
-                self.namespace.table().file(ino)?.edit.clone()
+                let kept = self.keep_bytes_of_open(ino).await?;
+                (Some(kept), self.namespace.table().file(ino)?.edit.clone())
             }
-            None => None,
+            None => (None, None),
         };
         // An upload on its way ends first, or it would bring the object back.
         let turn = match &edit {
@@ -92,8 +93,16 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Before an object is deleted or replaced: brings all its bytes here if somebody has it open.
-    pub(super) async fn keep_bytes_of_open(&self, ino: Ino) -> Result<(), FsError> {
+    /// Before an object is deleted or replaced: brings all its bytes here if somebody has it open. They stay as
+    /// long as the guard lives: a release that comes meanwhile, such as that of who wrote the file, would take
+    /// them for bytes that are in the store.
+    pub(super) async fn keep_bytes_of_open(&self, ino: Ino) -> Result<Held<'_>, FsError> {
+        let held = self.hold(ino)?;
+        self.fetch_bytes_of_open(ino).await?;
+        Ok(held)
+    }
+
+    async fn fetch_bytes_of_open(&self, ino: Ino) -> Result<(), FsError> {
         let key = {
             let table = self.namespace.table();
             let inode = table.get(ino)?;

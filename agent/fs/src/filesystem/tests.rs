@@ -259,6 +259,41 @@ async fn an_open_file_that_is_removed_or_replaced_keeps_its_bytes() {
 }
 
 #[tokio::test]
+async fn bytes_of_an_open_file_outlive_its_removal_also_if_its_writer_is_released_meanwhile() {
+    for replaced in [false, true] {
+        let world = World::new();
+        let (found, writing) = world
+            .fs
+            .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+            .await
+            .unwrap();
+        world.fs.write(writing.handle, 0, b"first").unwrap();
+        world.fs.flush(writing.handle).await.unwrap();
+        let reading = world.fs.open(found.attributes.ino, READ, false).await.unwrap();
+        world.store.insert("g", "second");
+        for call in [Call::Delete, Call::Copy] {
+            world.store.plan(call, Fault::Delay(Duration::from_millis(50)));
+        }
+        let removal = async {
+            if replaced {
+                world.rename("g", "f").await.unwrap();
+            } else {
+                world.fs.remove_file(ROOT, &name("f")).await.unwrap();
+            }
+        };
+        // The kernel releases some time after the close.
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            world.fs.release(writing.handle);
+        };
+        tokio::join!(removal, release);
+        let read = world.fs.read(reading.handle, 0, 100).await.unwrap();
+        assert_eq!(read, "first", "replaced: {replaced}");
+        world.fs.release(reading.handle);
+    }
+}
+
+#[tokio::test]
 async fn an_open_file_follows_its_renames() {
     let world = World::new();
     world.store.insert("d/f", "bytes");
