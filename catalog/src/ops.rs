@@ -60,6 +60,8 @@ pub struct Settings {
     pub endpoint_rules: Arc<EndpointRules>,
     /// When a host that is not heard of counts as lost.
     pub host_lost_after: Duration,
+    /// How often a host's stream looks for orders by itself.
+    pub look_interval: Duration,
 }
 
 impl Catalog {

@@ -176,6 +176,12 @@ impl<A: Action> Permit<A> {
     }
 }
 
+/// Judges an action once more, for whoever was permitted it on another target: the transaction has found that the
+/// name is somebody else's by now. The denial is the one that a caller without any right gets.
+pub async fn judge_again<A: Action>(snapshot: &Snapshot, actor: &Actor, action: &A) -> Result<(), Error> {
+    allowed(snapshot, actor, action).await
+}
+
 /// Asks for one more permission, which follows from what is stored: a published connector needs Editor.
 pub async fn require(
     snapshot: &Snapshot,
@@ -279,17 +285,22 @@ pub async fn user_in_state(snapshot: &Snapshot, identity: &Identity) -> Result<A
 
 async fn judge<A: Action>(snapshot: &Snapshot, caller: &Caller, action: &A) -> Result<Actor, Error> {
     let actor = enabled_user(snapshot, caller).await?;
+    allowed(snapshot, &actor, action).await?;
+    Ok(actor)
+}
+
+async fn allowed<A: Action>(snapshot: &Snapshot, actor: &Actor, action: &A) -> Result<(), Error> {
     let rule = rules::rule_of(A::RPC).ok_or_else(|| Error::internal(format!("{} has no rule", A::RPC)))?;
     let scopes = action.scopes();
     match rule.access {
-        Access::Anybody | Access::ExpiredUser | Access::User => Ok(actor),
+        Access::Anybody | Access::ExpiredUser | Access::User => Ok(()),
         Access::Host => Err(Error::internal(format!(
             "{} is for hosts and takes no permit",
             A::RPC
         ))),
         Access::With(permission) => {
             if on_some_scope(snapshot, actor.uid, permission, &scopes).await? {
-                return Ok(actor);
+                return Ok(());
             }
             Err(denial(permission.need(), &scopes, action.resource()))
         }
@@ -299,12 +310,12 @@ async fn judge<A: Action>(snapshot: &Snapshot, caller: &Caller, action: &A) -> R
                     return Err(denial(permission.need(), &scopes, action.resource()));
                 }
             }
-            Ok(actor)
+            Ok(())
         }
         Access::WithAny(permissions) => {
             for permission in permissions {
                 if on_some_scope(snapshot, actor.uid, *permission, &scopes).await? {
-                    return Ok(actor);
+                    return Ok(());
                 }
             }
             let known = permissions

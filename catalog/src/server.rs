@@ -18,6 +18,9 @@ use crate::store::Store;
 
 /// How long the server's own certificate lives; it is renewed at half of it without dropping the listener.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How often a host's stream looks for orders by itself. Wake-ups come with each commit of this server; this is for
+/// those of another one and for what a wake-up has missed, and costs two small reads.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// How long calls under way may go on after the server was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(4);
 
@@ -109,6 +112,7 @@ impl Server {
             certificate_lifetime: config.certificate_lifetime,
             endpoint_rules: config.endpoint_rules,
             host_lost_after: config.host_lost_after,
+            look_interval: LOOK_INTERVAL,
         };
         let catalog = Arc::new(Catalog::new(store, keyring, authority, clock, settings));
         Ok(Self {

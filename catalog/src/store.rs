@@ -18,6 +18,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, watch};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 use uuid::Uuid;
@@ -63,6 +65,8 @@ pub struct Store {
     writer: Arc<Mutex<()>>,
     revision: watch::Sender<i64>,
     orders: Arc<orders::Orders>,
+    /// Owns the commits under way.
+    commits: TaskTracker,
 }
 
 impl Store {
@@ -95,6 +99,7 @@ impl Store {
             writer: Arc::default(),
             revision: watch::Sender::new(0),
             orders: Arc::default(),
+            commits: TaskTracker::new(),
         };
         let revision = realm::revision_if_any(&store.connection).await?;
         store.revision.send_replace(revision);
@@ -115,6 +120,7 @@ impl Store {
             revision: self.revision.clone(),
             taken: OnceCell::new(),
             orders: self.orders.clone(),
+            commits: self.commits.clone(),
             ordered: std::sync::Mutex::default(),
             _queue: guard,
         })
@@ -130,8 +136,10 @@ impl Store {
         self.orders.of_host(host_uid)
     }
 
-    /// Closes all connections.
+    /// Lets the commits under way end, then closes all connections.
     pub async fn close(&self) -> Result<(), Error> {
+        self.commits.close();
+        self.commits.wait().await;
         self.connection.close_by_ref().await.map_err(failed)
     }
 
@@ -178,6 +186,7 @@ pub struct Writing {
     revision: watch::Sender<i64>,
     taken: OnceCell<i64>,
     orders: Arc<orders::Orders>,
+    commits: TaskTracker,
     ordered: std::sync::Mutex<BTreeSet<Uuid>>,
     _queue: OwnedMutexGuard<()>,
 }
@@ -233,22 +242,31 @@ impl Writing {
             .insert(host_uid);
     }
 
+    /// Commits and wakes whoever waits, in a task of its own: a caller that gives up in between (a client that is gone,
+    /// a call that takes too long) would leave a change that nobody is told of.
     async fn finish(self, revision: i64) -> Result<(), Error> {
         let Self {
             snapshot,
             revision: revisions,
             taken: _,
             orders,
+            commits,
             ordered,
-            _queue,
+            _queue: queue,
         } = self;
-        snapshot.transaction.commit().await.map_err(failed)?;
-        revisions.send_replace(revision);
-        orders.changed(
-            ordered.into_inner().unwrap_or_else(PoisonError::into_inner),
-            revision,
-        );
-        Ok(())
+        let commit = async move {
+            // Until the end: the next writer begins when this one is told of.
+            let _queue = queue;
+            snapshot.transaction.commit().await.map_err(failed)?;
+            revisions.send_replace(revision);
+            let hosts = ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
+            orders.changed(hosts, revision);
+            Ok(())
+        };
+        commits
+            .spawn(commit.in_current_span())
+            .await
+            .map_err(Error::internal)?
     }
 
     /// Ends what is no mutation in the sense of the audit: heartbeats, reports, clean-up. Takes no revision.

@@ -55,6 +55,7 @@ impl World {
             certificate_lifetime: Duration::from_secs(24 * 3600),
             endpoint_rules: Arc::new(EndpointRules::default()),
             host_lost_after: Duration::from_secs(60),
+            look_interval: Duration::from_secs(15),
         };
         let catalog = Arc::new(Catalog::new(store, keyring, authority, clock.clone(), settings));
         let snapshot = catalog.read().await.unwrap();

@@ -36,9 +36,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages on their way to a host: it acknowledges each, and what changes meanwhile goes into the next.
 const QUEUE_MESSAGES: usize = 4;
-/// How often a stream looks for orders by itself. Wake-ups come with each commit of this server; this is for those of
-/// another one, and costs two small reads.
-const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// When a look that failed is made again: the wake-up that it was for does not come twice.
+const LOOK_RETRY: Duration = Duration::from_secs(1);
 /// The version of the protocol that is spoken here.
 const PROTOCOL_VERSION: i32 = 1;
 
@@ -72,6 +71,7 @@ impl pb::session_service_server::SessionService for Api {
             open: self.catalog.streams.open(identity.uid),
             reports: Reports::default(),
             told: 0,
+            next_look: Instant::now(),
             catalog: self.catalog.clone(),
             identity,
             queue,
@@ -92,6 +92,8 @@ struct Stream {
     reports: Reports,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
+    /// When it looks by itself. Only a look moves it: a host that talks all the time must not put it off.
+    next_look: Instant,
 }
 
 /// What happens on a stream.
@@ -151,6 +153,7 @@ impl Stream {
             .await
             .map_err(Ended::Because)?;
         self.told = orders.revision;
+        self.next_look = Instant::now() + self.catalog.settings.look_interval;
         self.reports.sent(&orders);
         self.send(Told::Snapshot(encode::snapshot(orders))).await
     }
@@ -160,7 +163,7 @@ impl Stream {
         // The look after the certificate's end finds that it has ended.
         let left =
             Duration::try_from(self.identity.not_after - now).unwrap_or_default() + Duration::from_millis(1);
-        let look = Instant::now() + LOOK_INTERVAL.min(left);
+        let look = self.next_look.min(Instant::now() + left);
         let report_due = self.reports.due();
         tokio::select! {
             () = self.open.superseded.cancelled() => Event::Superseded, // cancel-safe: no state
@@ -208,8 +211,12 @@ impl Stream {
         self.woken.mark_unchanged();
         let orders = match self.catalog.orders_since(&self.identity, self.told).await {
             Ok(orders) => orders,
-            Err(error) => return self.bear(error),
+            Err(error) => {
+                self.next_look = Instant::now() + LOOK_RETRY;
+                return self.bear(error);
+            }
         };
+        self.next_look = Instant::now() + self.catalog.settings.look_interval;
         if orders.assignments.is_empty() && orders.removals.is_empty() {
             return Ok(());
         }

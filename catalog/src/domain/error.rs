@@ -72,12 +72,22 @@ impl Error {
         }
     }
 
-    /// Something uses it.
-    pub fn in_use(resource: &dyn fmt::Display, users: &[String], remedy: &str) -> Self {
+    /// Something uses it, all of which the caller may see.
+    pub fn in_use(resource: &dyn fmt::Display, users: &[impl fmt::Display], remedy: &str) -> Self {
+        Self::in_use_unseen(resource, users, 0, remedy)
+    }
+
+    /// Something uses it: what the caller may see, and so many others.
+    pub fn in_use_unseen(
+        resource: &dyn fmt::Display,
+        seen: &[impl fmt::Display],
+        hidden: usize,
+        remedy: &str,
+    ) -> Self {
         Self::Precondition {
             reason: "InUse",
             subject: resource.to_string(),
-            problem: format!("{resource} is used by {}; {remedy}", listed(users)),
+            problem: format!("{resource} is used by {}; {remedy}", listed(seen, hidden)),
         }
     }
 
@@ -102,19 +112,23 @@ impl Error {
     }
 }
 
-/// The first few, then how many more: an error stays readable with a thousand users of a thing.
-fn listed(names: &[String]) -> String {
+/// The first few, then how many more, then how many are not the caller's to see: an error stays readable with a
+/// thousand users of a thing.
+fn listed(names: &[impl fmt::Display], hidden: usize) -> String {
     const NAMED_MAX: usize = 5;
-    let named = names
-        .iter()
-        .take(NAMED_MAX)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+    let mut parts = Vec::new();
+    if !names.is_empty() {
+        let named = names.iter().take(NAMED_MAX).map(ToString::to_string);
+        parts.push(named.collect::<Vec<_>>().join(", "));
     }
+    let more = names.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        parts.push(format!("{more} more"));
+    }
+    if hidden > 0 {
+        parts.push(format!("{hidden} that you may not see"));
+    }
+    parts.join(" and ")
 }
 
 /// A permission that the caller lacks. Made of the request's words only, so it cannot tell what exists.
@@ -196,5 +210,24 @@ impl fmt::Display for Violations {
             write!(f, "{separator}{field}: {problem}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_named_as_far_as_they_may_be_seen_and_the_rest_is_counted() {
+        let names: Vec<String> = (1..=7).map(|n| format!("u{n}")).collect();
+        for (seen, hidden, expected) in [
+            (1, 0, "u1"),
+            (7, 0, "u1, u2, u3, u4, u5 and 2 more"),
+            (1, 2, "u1 and 2 that you may not see"),
+            (7, 3, "u1, u2, u3, u4, u5 and 2 more and 3 that you may not see"),
+            (0, 3, "3 that you may not see"),
+        ] {
+            assert_eq!(listed(&names[..seen], hidden), expected);
+        }
     }
 }

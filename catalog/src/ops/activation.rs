@@ -201,13 +201,13 @@ impl Catalog {
         &self,
         snapshot: &Snapshot,
         target_uid: Uuid,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<ActivationName>, Error> {
         let activations = store::activation::of_target(snapshot, target_uid).await?;
         let views = self.activation_views(snapshot, activations).await?;
         let standing = views
             .into_iter()
             .filter(|view| view.outlook.state != ActivationState::Inactive);
-        Ok(standing.map(|view| view.activation.name.to_string()).collect())
+        Ok(standing.map(|view| view.activation.name).collect())
     }
 
     /// One live activation per target and pool, and none while hosts still unmount the one before: both would be at the

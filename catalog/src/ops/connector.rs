@@ -15,6 +15,7 @@ use crate::policy::{self, Action, Permit};
 use crate::store::{self, Snapshot, Writing};
 
 mod rules;
+mod users;
 mod view;
 
 use rules::{changed_fields, changed_spec, check, secret_in};
@@ -227,15 +228,14 @@ impl Catalog {
         if impact == Impact::Remount && !restart_mounts {
             let live = store::connector_use::live_activations(&writing, connector.meta.uid).await?;
             if !live.is_empty() {
+                let remedy =
+                    "this change restarts its mounts, on which open files fail: repeat it with restart_mounts";
                 return Err(Error::Precondition {
                     reason: "MountsMustRestart",
                     subject: name.to_string(),
-                    problem: Error::in_use(
-                        &name,
-                        &live,
-                        "this change restarts its mounts, on which open files fail: repeat it with restart_mounts",
-                    )
-                    .to_string(),
+                    problem: users::in_use(&writing, &actor, &name, &live, &[], remedy)
+                        .await?
+                        .to_string(),
                 });
             }
         }
@@ -262,19 +262,16 @@ impl Catalog {
         let (project, connector) = find(&writing, &name).await?;
         connector.meta.check_etag(etag, &name)?;
         let uid = connector.meta.uid;
-        let mut users = store::connector_use::live_activations(&writing, uid).await?;
+        let mut activations = store::connector_use::live_activations(&writing, uid).await?;
         for name in self.standing_activations(&writing, uid).await? {
-            if !users.contains(&name) {
-                users.push(name);
+            if !activations.contains(&name) {
+                activations.push(name);
             }
         }
-        users.extend(store::connector_use::publications(&writing, uid).await?);
-        if !users.is_empty() {
-            return Err(Error::in_use(
-                &name,
-                &users,
-                "deactivate and withdraw those first",
-            ));
+        let publications = store::connector_use::publications(&writing, uid).await?;
+        if !(activations.is_empty() && publications.is_empty()) {
+            let remedy = "deactivate and withdraw those first";
+            return Err(users::in_use(&writing, &actor, &name, &activations, &publications, remedy).await?);
         }
         store::activation::delete_ended_of_target(&writing, uid).await?;
         store::connector::delete(&writing, uid).await?;

@@ -190,8 +190,15 @@ impl Catalog {
         change: PublicationChange,
     ) -> Result<Publication, Error> {
         let writing = self.write().await?;
-        let (UpdatePublication { name, owner: _ }, actor) = permit.spend(&writing).await?;
+        let (UpdatePublication { name, owner: judged_for }, actor) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
+        let owner = publication.connector.project().clone();
+        if owner != judged_for {
+            // Withdrawn and published anew by another project since the action was made.
+            policy::judge_again(&writing, &actor, &GetPublication(name.clone())).await?;
+            let name = name.clone();
+            policy::judge_again(&writing, &actor, &UpdatePublication { name, owner }).await?;
+        }
         let fields = field_list(change.fields().into_iter());
         let PublicationChange {
             texts,
@@ -242,8 +249,14 @@ impl Catalog {
         how: Withdrawal,
     ) -> Result<Publication, Error> {
         let writing = self.write().await?;
-        let (WithdrawPublication { name, owner: _ }, actor) = permit.spend(&writing).await?;
+        let (WithdrawPublication { name, owner: judged_for }, actor) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
+        let owner = Some(publication.connector.project().clone());
+        if owner != judged_for {
+            // Withdrawn and published anew by another project since the action was made.
+            let name = name.clone();
+            policy::judge_again(&writing, &actor, &WithdrawPublication { name, owner }).await?;
+        }
         let live = store::activation::live_of_publication(&writing, publication.meta.uid).await?;
         let mut change = Change::new(
             &actor.name,

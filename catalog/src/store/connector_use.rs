@@ -11,7 +11,7 @@ use super::entity::{activation, assignment, community, host, mount, project, pub
 use super::{Snapshot, failed};
 use crate::domain::Error;
 use crate::domain::activation::MountState;
-use crate::domain::names::{ActivationName, HostName};
+use crate::domain::names::{ActivationName, CommunityName, HostName, ProjectName, PublicationName};
 
 /// How a publication that is over is stored: its connector counts as published no more.
 const WITHDRAWN: &str = "WITHDRAWN";
@@ -92,7 +92,7 @@ pub async fn published(snapshot: &Snapshot, connectors: &[Uuid]) -> Result<HashS
 }
 
 /// Names of the publications of a connector that are not over.
-pub async fn publications(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<String>, Error> {
+pub async fn publications(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<PublicationName>, Error> {
     let rows = publication::Entity::find()
         .find_also_related(community::Entity)
         .filter(publication::Column::ConnectorUid.eq(connector))
@@ -101,14 +101,19 @@ pub async fn publications(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<St
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let name = |(row, community): (publication::Model, Option<community::Model>)| {
-        community.map(|community| format!("communities/{}/publications/{}", community.id, row.id))
-    };
-    Ok(rows.into_iter().filter_map(name).collect())
+    let mut names = Vec::with_capacity(rows.len());
+    for (row, community) in rows {
+        let community = community.ok_or_else(|| Error::internal("a publication is in no community"))?;
+        names.push(PublicationName::new(
+            CommunityName::new(parsed(&community.id)?),
+            parsed(&row.id)?,
+        ));
+    }
+    Ok(names)
 }
 
 /// Names of the live activations of a connector, through imports too.
-pub async fn live_activations(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<String>, Error> {
+pub async fn live_activations(snapshot: &Snapshot, connector: Uuid) -> Result<Vec<ActivationName>, Error> {
     let rows = activation::Entity::find()
         .find_also_related(project::Entity)
         .filter(activation::Column::ConnectorUid.eq(connector))
@@ -117,8 +122,13 @@ pub async fn live_activations(snapshot: &Snapshot, connector: Uuid) -> Result<Ve
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let name = |(row, project): (activation::Model, Option<project::Model>)| {
-        project.map(|project| format!("projects/{}/activations/{}", project.id, row.id))
-    };
-    Ok(rows.into_iter().filter_map(name).collect())
+    let mut names = Vec::with_capacity(rows.len());
+    for (row, project) in rows {
+        let project = project.ok_or_else(|| Error::internal("an activation is in no project"))?;
+        names.push(ActivationName::new(
+            ProjectName::new(parsed(&project.id)?),
+            parsed(&row.id)?,
+        ));
+    }
+    Ok(names)
 }
