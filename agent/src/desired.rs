@@ -11,6 +11,7 @@ use mooring_proto::v1::{Backend, Mode};
 use uuid::Uuid;
 
 use crate::ledger::Held;
+use crate::observed::record::Serving;
 
 /// What this host shall have, and shall no longer have.
 #[derive(Clone, Debug, Default)]
@@ -214,6 +215,19 @@ impl Spec {
             },
             credential: credential.map(SealedCredential::of),
         })
+    }
+
+    /// What a worker is told to serve by it.
+    pub fn serving(&self, mode: Mode) -> Serving {
+        Serving {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            bucket: self.bucket.clone(),
+            prefix: self.prefix.clone(),
+            path_style: self.path_style,
+            read_only: mode != Mode::ReadWrite,
+            endpoint_rules: self.endpoint_rules.clone(),
+        }
     }
 
     /// What this spec's credential was sealed for.

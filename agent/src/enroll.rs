@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mooring_identity::{
-    Clock, Credentials, DialError, HpkeKeyPair, JoinString, Principal, PrivateKey, client,
+    ClientTls, Clock, Credentials, DialError, HpkeKeyPair, JoinString, Principal, PrivateKey, client,
 };
 use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -143,6 +143,43 @@ async fn attempt(
         "this machine has become a host"
     );
     Ok(host)
+}
+
+/// What the catalog thinks of the identity that this host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is a host.
+    Accepted,
+    /// It is none any more: it was deleted, its certificate has ended, or the database does not know it. The text is the
+    /// catalog's own.
+    Refused(String),
+    /// Nobody could be asked, for this reason.
+    Unknown(String),
+}
+
+/// Asks the catalog that this host has enrolled with whether it still accepts it. A renewal is what it asks for: only
+/// a host gets one, it costs nothing, and unlike a session it disturbs no other. Its answer is not kept.
+pub async fn standing(host: &Host, credentials: &Credentials) -> Result<Standing, EnrollError> {
+    let channel = match ClientTls::new(credentials)?.channel(&host.endpoint) {
+        Ok(channel) => channel,
+        Err(error) => return Ok(Standing::Unknown(causes(&error))),
+    };
+    let csr_pem = credentials.key().certificate_request()?;
+    let mut client = EnrollmentServiceClient::new(channel);
+    let answer = client.renew_certificate(pb::RenewCertificateRequest { csr_pem });
+    Ok(match tokio::time::timeout(ATTEMPT_TIMEOUT, answer).await {
+        Ok(Ok(_)) => Standing::Accepted,
+        Ok(Err(status)) => match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::FailedPrecondition => {
+                Standing::Refused(status.message().to_owned())
+            }
+            _ => Standing::Unknown(match DialError::find(&status) {
+                Some(error) => causes(error),
+                None => status.message().to_owned(),
+            }),
+        },
+        Err(_) => Standing::Unknown("it does not answer in time".to_owned()),
+    })
 }
 
 /// Reads a join string from a file, or from the standard input for `-`.

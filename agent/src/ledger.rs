@@ -229,6 +229,23 @@ impl Ledger {
         })
     }
 
+    /// After an enrolment: sets the ledger of another installation aside, whose orders must not count for this one.
+    /// Its mounts stay, and are known from their records. Answers where it was put.
+    pub fn set_aside_unless_of(state_dir: &Path, realm_uid: &str) -> Result<Option<PathBuf>, LedgerError> {
+        let ledger = Ledger::open(state_dir)?;
+        let held = ledger.held();
+        if held.realm_uid.is_empty() || held.realm_uid == realm_uid {
+            return Ok(None);
+        }
+        let aside = state_dir.join("ledger.other-realm");
+        std::fs::rename(&ledger.path, &aside).map_err(|source| mooring_identity::Error::File {
+            action: "set aside",
+            path: ledger.path.clone(),
+            source,
+        })?;
+        Ok(Some(aside))
+    }
+
     /// What is held now.
     pub fn held(&self) -> Arc<Held> {
         Arc::clone(&self.held.borrow())

@@ -8,7 +8,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mooring_agent::agent::Agent;
 use mooring_agent::config::{Config, LogFormat};
+use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
+use mooring_agent::ledger::Ledger;
 use mooring_agent::{enroll, facts, table};
 use mooring_identity::Clock;
 use tokio::signal::unix::{SignalKind, signal};
@@ -171,13 +173,57 @@ async fn run(config: &Config) -> anyhow::Result<()> {
 
 async fn enroll_once(config: &Config, join_file: &std::path::Path) -> anyhow::Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
-    if let (true, Some(host)) = (is_enrolled(config)?, Host::load(&config.state_dir)?) {
-        println!("this machine is {} already", host.name);
-        return Ok(());
+    let before = Host::load(&config.state_dir)?;
+    if let (Some(host), Some(credentials)) = (
+        &before,
+        mooring_identity::Credentials::load(&credential_paths(&config.state_dir))?,
+    ) {
+        leave(config, host, &credentials).await?;
     }
     let host = enroll_with(config, join_file, &Clock::system()).await?;
-    println!("this machine is {} now", host.name);
+    if let Some(aside) = Ledger::set_aside_unless_of(&config.state_dir, &host.realm_uid)? {
+        println!(
+            "the orders of the catalog before it are kept in {}; their mounts stay",
+            aside.display()
+        );
+    }
+    match before {
+        Some(before) => println!(
+            "this machine is {} now, and was {} before; what was mounted stays mounted. Start mooring-agent again",
+            host.name, before.name
+        ),
+        None => println!("this machine is {} now", host.name),
+    }
     Ok(())
+}
+
+/// A host gives up its identity only when the catalog that gave it does not accept it any more: otherwise the join file
+/// would be used up by mistake, and the fleet would have a host that never answers.
+async fn leave(
+    config: &Config,
+    host: &Host,
+    credentials: &mooring_identity::Credentials,
+) -> anyhow::Result<()> {
+    let name = &host.name;
+    match enroll::standing(host, credentials).await? {
+        Standing::Accepted => anyhow::bail!(
+            "this machine is {name} already, and its catalog accepts it; nothing was changed, and the join file is still \
+             good. To enrol it anew, delete the host first: mooring hosts delete {}",
+            name.trim_start_matches("hosts/")
+        ),
+        Standing::Refused(reason) => {
+            println!(
+                "this machine was {name}, which its catalog does not accept any more ({reason}); it enrols anew"
+            );
+            Ok(())
+        }
+        Standing::Unknown(reason) => anyhow::bail!(
+            "this machine is {name}, and its catalog at {} cannot be asked whether it still is: {reason}. Try again when \
+             it answers; if it is gone for good, move {} away first",
+            host.endpoint,
+            config.state_dir.join("host.toml").display()
+        ),
+    }
 }
 
 async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<Host> {

@@ -1,6 +1,7 @@
 //! Carries out single steps of a plan: start, stop, another key. Knows how a mount is made and unmade; does not decide
 //! when, and remembers nothing between two calls.
 
+mod adopt;
 mod fuse;
 mod launch;
 mod mountpoint;

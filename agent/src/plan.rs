@@ -1,7 +1,8 @@
 //! What to do next: a pure function of what shall be, what is, and what is under way. No I/O, no clock.
 //!
-//! Invariants: only a removal unmounts for good (or a person, by hand, what is an orphan); a mount that serves what was ordered is never touched; nothing is
-//! started where another assignment's mount still lies; whatever has a task under way gets no second one.
+//! Invariants: only a removal unmounts for good (or a person, by hand, what is an orphan; or a new order for an orphan's
+//! place); a mount that serves what was ordered is never touched; nothing is started where another assignment's mount
+//! still lies; whatever has a task under way gets no second one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use crate::desired::{DesiredSet, Order};
-use crate::observed::record::Phase;
+use crate::desired::{About, DesiredSet, Order, Spec};
+use crate::observed::record::{Phase, Record};
 use crate::observed::{ObservedSet, Seen};
 
 /// What the reconciler knows besides.
@@ -53,6 +54,20 @@ pub enum Action {
     Sweep,
     /// Unmount what was ordered before, then mount what is ordered now.
     Restart,
+    /// What is mounted serves the new order too: only its name and the folder's group change.
+    Relabel,
+    /// Take over the live mount of an orphan, which serves just this.
+    Adopt {
+        /// Whose mount it is.
+        orphan: Uuid,
+    },
+    /// Unmount an orphan, since this order is for its place and serves something else.
+    Evict {
+        /// Whose mount it is.
+        orphan: Uuid,
+    },
+    /// Forget an orphan that has no mount, since another order is for its place.
+    Supersede,
     /// Give the worker another key.
     SetCredential,
     /// Clear away what a dead worker or agent left, if anything, and mount.
@@ -75,20 +90,25 @@ pub fn plan(
     now: Instant,
 ) -> Plan {
     let mut plan = Plan::default();
+    let mut taken: BTreeSet<PathBuf> = memory.busy.values().cloned().collect();
     for uid in desired.removals.keys() {
         if memory.busy.contains_key(uid) {
             continue;
         }
-        if place_of(*uid, desired, observed, mount_root).is_none() {
-            plan.steps.push(Action::Finish.on(*uid));
-        } else {
-            plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
+        match place_of(*uid, desired, observed, mount_root) {
+            None => plan.steps.push(Action::Finish.on(*uid)),
+            // Somebody evicts it at this moment; when that is done, another's mount may lie there.
+            Some(place) if memory.busy.values().any(|path| *path == place) => {}
+            Some(place) => {
+                plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
+                taken.insert(place);
+            }
         }
     }
     plan.steps
         .extend(sweeps(desired, observed, memory).map(|uid| Action::Sweep.on(uid)));
-    let mut taken: BTreeSet<PathBuf> = memory.busy.values().cloned().collect();
     let mut starts = Vec::new();
+    let claimed = claimed(desired, mount_root);
     for (uid, order) in &desired.orders {
         if memory.busy.contains_key(uid) || desired.removals.contains_key(uid) {
             continue;
@@ -97,10 +117,25 @@ pub fn plan(
             plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
             continue;
         }
+        if desired.orphans.contains(uid)
+            && let Some(place) = place_of(*uid, desired, observed, mount_root)
+            && claimed.contains(&place)
+        {
+            if observed.owner(&place) != Some(*uid) {
+                plan.steps.push(Action::Supersede.on(*uid));
+            }
+            continue;
+        }
         match step_for(*uid, order, observed, memory, mount_root) {
             Some((step, path)) if matches!(step.action, Action::Start | Action::Restart) => {
-                let occupied = observed.owner(&path).is_some_and(|owner| owner != *uid);
-                if !occupied && taken.insert(path) {
+                let step = match observed.owner(&path).filter(|owner| owner != uid) {
+                    None => Some(step),
+                    Some(owner) => take_over(owner, order, &path, desired, observed, step.action)
+                        .map(|action| action.on(*uid)),
+                };
+                if let Some(step) = step
+                    && taken.insert(path)
+                {
                     starts.push((*uid, step));
                 }
             }
@@ -158,7 +193,13 @@ fn step_for(
             Action::Start.on(uid)
         }
         Seen::Mounted(record) if record.phase == Phase::Launching => Action::Start.on(uid),
-        Seen::Mounted(record) if record.generation != order.about.generation => Action::Restart.on(uid),
+        Seen::Mounted(record) if !is_current(record, &order.about) => {
+            if record.path == wanted && serves(record, &order.about, spec) {
+                Action::Relabel.on(uid)
+            } else {
+                Action::Restart.on(uid)
+            }
+        }
         Seen::Mounted(record) if record.secret_version != credential.secret_version => {
             Action::SetCredential.on(uid)
         }
@@ -167,6 +208,52 @@ fn step_for(
         Seen::Unrecorded | Seen::Foreign(_) => return None,
     };
     Some((step, wanted))
+}
+
+/// Whether a mount was made for this very order.
+fn is_current(record: &Record, about: &About) -> bool {
+    record.generation == about.generation && record.spec_hash == about.spec_hash
+}
+
+/// Whether a mount serves what is ordered, for whomever it was made. The group is left out on purpose: the project's
+/// folder decides who enters, and it can be given to another group without a new mount.
+fn serves(record: &Record, about: &About, spec: &Spec) -> bool {
+    record.serves.as_ref() == Some(&spec.serving(about.mode))
+}
+
+/// The places of all orders that the catalog stands by.
+fn claimed(desired: &DesiredSet, mount_root: &Path) -> BTreeSet<PathBuf> {
+    let listed = |uid: &Uuid| !desired.orphans.contains(uid) && !desired.removals.contains_key(uid);
+    desired
+        .orders
+        .iter()
+        .filter(|(uid, _)| listed(uid))
+        .filter_map(|(_, order)| Some(order.spec.as_ref().ok()?.place.path(mount_root)))
+        .collect()
+}
+
+/// What becomes of the mount of `owner`, which lies where `order` is to be mounted: nothing as long as it is ordered
+/// itself or is being removed; if nobody orders it any more, it is taken over, or ended when it serves something else.
+fn take_over(
+    owner: Uuid,
+    order: &Order,
+    path: &Path,
+    desired: &DesiredSet,
+    observed: &ObservedSet,
+    wanted: Action,
+) -> Option<Action> {
+    let orphan = desired.orphans.contains(&owner) || !desired.orders.contains_key(&owner);
+    if !orphan || desired.removals.contains_key(&owner) {
+        return None;
+    }
+    let spec = order.spec.as_ref().ok()?;
+    let adoptable = matches!(observed.seen(owner, path), Seen::Mounted(record)
+        if record.phase == Phase::Mounted && serves(record, &order.about, spec));
+    // With a mount of its own elsewhere, the order cannot take over a second one.
+    Some(match wanted == Action::Start && adoptable {
+        true => Action::Adopt { orphan: owner },
+        false => Action::Evict { orphan: owner },
+    })
 }
 
 /// Whether a person has unmounted it: it was mounted since the boot, and its mount is gone although nobody ordered that.

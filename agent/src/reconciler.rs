@@ -29,7 +29,7 @@ use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
 use crate::plan::{self, Action, Memory, Step};
 use crate::probe::Prober;
-use crate::status::{HostStatus, MountStatus};
+use crate::status::{HostStatus, MountStatus, TAKEN_OVER};
 use trouble::Troubles;
 use work::{Done, Outcome, Work};
 
@@ -234,6 +234,25 @@ impl Reconciler {
                     self.prober
                         .learned(uid, &record.path, record.worker.pid, status, now);
                 }
+            }
+            Ok(Outcome::Relabelled) => {
+                tracing::info!(assignment = %uid, path = %path.display(), "mount goes on for its new order");
+                self.troubles.succeeded(uid, now);
+            }
+            Ok(Outcome::Adopted { orphan, status }) => {
+                tracing::info!(assignment = %uid, %orphan, path = %path.display(), "an orphan's mount is taken over");
+                self.troubles.succeeded(uid, now);
+                self.troubles.forget(orphan);
+                if let Some(record) = self.mounter.runs.read(uid) {
+                    self.prober
+                        .learned(uid, &record.path, record.worker.pid, status, now);
+                }
+                self.remember_gone(orphan, path, TAKEN_OVER, now);
+            }
+            Ok(Outcome::Evicted { orphan }) => {
+                tracing::info!(assignment = %uid, %orphan, path = %path.display(), "an orphan has made room for a new order");
+                self.troubles.forget(orphan);
+                self.remember_gone(orphan, path, TAKEN_OVER, now);
             }
             Ok(Outcome::Removed(reason)) => {
                 tracing::info!(assignment = %uid, path = %path.display(), "mount is removed");

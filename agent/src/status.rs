@@ -66,6 +66,9 @@ pub struct Condition {
 /// Reason of an end that nobody ordered: a person has unmounted an orphan.
 pub const BY_HAND: &str = "UnmountedByHand";
 
+/// Reason of the end of an orphan whose place a new order has taken.
+pub const TAKEN_OVER: &str = "TakenOver";
+
 /// All that is known of one assignment.
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -178,6 +181,7 @@ impl MountStatus {
     pub fn unmounted(mut self, reason: &str, now: OffsetDateTime) -> MountStatus {
         let message = match reason {
             BY_HAND => "unmounted by hand on this host",
+            TAKEN_OVER => "a new order for the same folder has taken its place",
             _ => "unmounted, as the catalog has ordered",
         };
         self.state = MountState::Unmounted;

@@ -111,7 +111,7 @@ pub struct WorkerConfig {
 }
 
 /// Which addresses an endpoint may resolve to; checked at every connect.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRules {
     /// Plain HTTP is allowed.
     #[serde(default)]

@@ -45,6 +45,25 @@ fn uids(held: &Held) -> Vec<&str> {
 }
 
 #[test]
+fn a_ledger_of_another_installation_is_set_aside_and_one_of_the_same_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Held {
+        realm_uid: "first".into(),
+        ..Held::default()
+    };
+    Ledger::open(dir.path())
+        .unwrap()
+        .change(|_| Ok::<_, LedgerError>(held.clone()))
+        .unwrap();
+    let aside = Ledger::set_aside_unless_of(dir.path(), "first").unwrap();
+    assert_eq!(aside, None);
+    assert_eq!(*Ledger::open(dir.path()).unwrap().held(), held);
+    let aside = Ledger::set_aside_unless_of(dir.path(), "second").unwrap();
+    assert!(aside.unwrap().exists());
+    assert_eq!(*Ledger::open(dir.path()).unwrap().held(), Held::default());
+}
+
+#[test]
 fn a_host_obeys_its_own_realm_at_the_same_or_a_later_state_only() {
     let follows = |held: &Held, welcome| held.judge("realm", &welcome) == Standing::Follow;
     let fresh = Held::default();

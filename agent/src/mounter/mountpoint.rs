@@ -51,17 +51,15 @@ pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
 
 /// Makes the project's folder, which only its group may enter, and in it the guarded mount point.
 pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
-    let gid = match group {
-        None => 0,
-        Some(name) => groups::gid_of(name)
-            .map_err(|error| MountError::host("GroupUnknown", format!("cannot look up the group {name}: {error}")))?
-            .ok_or_else(|| {
-                MountError::host(
-                    "GroupUnknown",
-                    format!("this host has no group {name}, which the pool maps to the project; add it: groupadd {name}"),
-                )
-            })?,
-    };
+    let gid = admit(root, place, group)?;
+    guard(&place.path(root))?;
+    Ok(gid)
+}
+
+/// Makes the project's folder, if need be, and lets the group enter it, and nobody else. May be done at any time: whoever
+/// is in the folder already stays there.
+pub(super) fn admit(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
+    let gid = gid_of(group)?;
     let project = place.project_folder(root);
     make_folder(&project)?;
     // The owner first: the mode must never be wider than for the group it is meant for.
@@ -70,54 +68,51 @@ pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result
     let mode = if group.is_some() { 0o750 } else { 0o700 };
     std::fs::set_permissions(&project, std::fs::Permissions::from_mode(mode))
         .map_err(|error| MountError::io("set the mode of", &project, error))?;
-    guard(&place.path(root))?;
     Ok(gid)
 }
 
-/// Makes a mount point that nobody can write to.
-fn guard(point: &Path) -> Result<(), MountError> {
-    make_folder(point)?;
-    match table()?.top(point) {
-        Top::Guard => return Ok(()),
-        Top::Nothing => {}
-        Top::Ours(_) => {
-            return Err(MountError::host(
-                "PlaceTaken",
-                format!(
-                    "{} still has a mount of this agent; it is tried again",
-                    point.display()
-                ),
-            ));
-        }
-        Top::Foreign(entry) => {
-            return Err(MountError::host(
-                "PlaceTaken",
-                format!(
-                    "{} has a mount of something else ({}); unmount it: umount {}",
-                    point.display(),
-                    entry.file_system,
-                    point.display()
-                ),
-            ));
-        }
+/// The number of the group that may enter; root's without one.
+pub(super) fn gid_of(group: Option<&str>) -> Result<u32, MountError> {
+    let Some(name) = group else { return Ok(0) };
+    let found = groups::gid_of(name).map_err(|error| {
+        MountError::host(
+            "GroupUnknown",
+            format!("cannot look up the group {name}: {error}"),
+        )
+    })?;
+    found.ok_or_else(|| {
+        MountError::host(
+            "GroupUnknown",
+            format!(
+                "this host has no group {name}, which the pool maps to the project; add it: groupadd {name}"
+            ),
+        )
+    })
+}
+
+/// Whether a mount could be made at `point`; changes nothing.
+pub(super) fn check_free(point: &Path) -> Result<(), MountError> {
+    if is_guarded(point)? || !point.exists() {
+        return Ok(());
     }
     let folder = open_folder(point)?;
     if is_immutable(&folder) {
         return Ok(());
     }
-    if std::fs::read_dir(point)
-        .map_err(|error| MountError::io("list", point, error))?
-        .next()
-        .is_some()
-    {
-        return Err(MountError::host(
-            "PlaceTaken",
-            format!(
-                "{} is a folder with files in it, which a mount would hide; move them away",
-                point.display()
-            ),
-        ));
+    refuse_files(point)
+}
+
+/// Makes a mount point that nobody can write to.
+fn guard(point: &Path) -> Result<(), MountError> {
+    make_folder(point)?;
+    if is_guarded(point)? {
+        return Ok(());
     }
+    let folder = open_folder(point)?;
+    if is_immutable(&folder) {
+        return Ok(());
+    }
+    refuse_files(point)?;
     folder
         .set_permissions(std::fs::Permissions::from_mode(0o000))
         .map_err(|error| MountError::io("set the mode of", point, error))?;
@@ -129,6 +124,44 @@ fn guard(point: &Path) -> Result<(), MountError> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount(GUARD_SOURCE, point, "tmpfs", flags, c"size=4k,mode=0000")
         .map_err(|errno| MountError::io("guard", point, errno))
+}
+
+/// Whether the guard lies there already; an error if something else does.
+fn is_guarded(point: &Path) -> Result<bool, MountError> {
+    match table()?.top(point) {
+        Top::Guard => Ok(true),
+        Top::Nothing => Ok(false),
+        Top::Ours(_) => Err(MountError::host(
+            "PlaceTaken",
+            format!(
+                "{} still has a mount of this agent; it is tried again",
+                point.display()
+            ),
+        )),
+        Top::Foreign(entry) => Err(MountError::host(
+            "PlaceTaken",
+            format!(
+                "{} has a mount of something else ({}); unmount it: umount {}",
+                point.display(),
+                entry.file_system,
+                point.display()
+            ),
+        )),
+    }
+}
+
+fn refuse_files(point: &Path) -> Result<(), MountError> {
+    let mut entries = std::fs::read_dir(point).map_err(|error| MountError::io("list", point, error))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(MountError::host(
+            "PlaceTaken",
+            format!(
+                "{} is a folder with files in it, which a mount would hide; move them away",
+                point.display()
+            ),
+        )),
+    }
 }
 
 /// Takes the guard away and removes the mount point, and the project's folder if it is the last. Anything that is not

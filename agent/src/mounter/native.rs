@@ -84,6 +84,9 @@ impl Mounter {
             connector: about.connector.clone(),
             read_only,
             unix_group: about.unix_group.clone(),
+            serves: Some(spec.serving(about.mode)),
+            started_for: None,
+            taken_over_by: None,
             mount_time: None,
         };
         self.run_worker(about.uid, &path, config, record)
@@ -145,11 +148,29 @@ impl Mounter {
                 ..record.clone()
             })?;
         }
+        // What a lingering worker has left behind is its own folder no more.
+        if record.phase == Phase::Detached || self.is_anothers(about.uid, &record.path)? {
+            return Ok(None);
+        }
         fuse::detach(&record.path)?;
         if record.path != path {
             mountpoint::release(&self.mount_root, &record.path)?;
         }
         Ok(None)
+    }
+
+    /// Whether another assignment has its live mount at `path`, by its record: then nothing there is to be touched.
+    pub(super) fn is_anothers(&self, uid: Uuid, path: &Path) -> Result<bool, MountError> {
+        let records = self
+            .runs
+            .read_all()
+            .map_err(|error| MountError::io("read the records in", path, error))?;
+        Ok(records.values().any(|other| {
+            other.assignment_uid != uid
+                && other.path == path
+                && other.phase != Phase::Detached
+                && other.worker.is_alive()
+        }))
     }
 
     /// Starts the worker and hands the mount over; on failure takes both away again.
@@ -271,7 +292,12 @@ impl Mounter {
         )
     }
 
-    fn open(&self, uid: Uuid, spec: &Spec, sealed: &SealedCredential) -> Result<Credential, MountError> {
+    pub(super) fn open(
+        &self,
+        uid: Uuid,
+        spec: &Spec,
+        sealed: &SealedCredential,
+    ) -> Result<Credential, MountError> {
         let binding = spec.binding(self.host_uid, uid, sealed);
         let opened = self.hpke.open(&binding, &sealed.envelope).map_err(|_| MountError::Credential {
             reason: "CredentialUnreadable",
@@ -310,7 +336,7 @@ fn is_ours(path: &Path) -> Result<bool, MountError> {
     Ok(matches!(table.top(path), Top::Ours(_)))
 }
 
-fn no_credential() -> MountError {
+pub(super) fn no_credential() -> MountError {
     MountError::Credential {
         reason: "NoCredential",
         message: "the catalog has sent no key: give the connector's secret an enabled version".to_owned(),
@@ -338,7 +364,7 @@ fn worker_failed(error: &WorkerError) -> MountError {
 }
 
 /// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
         .collect::<Vec<_>>()

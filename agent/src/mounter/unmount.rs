@@ -44,6 +44,15 @@ impl Mounter {
         cancel: CancellationToken,
     ) -> Result<Stopped, MountError> {
         let begun = Instant::now();
+        let detached = record
+            .as_ref()
+            .is_some_and(|record| record.phase == Phase::Detached);
+        let anothers = self.is_anothers_now(uid, path).await?;
+        if detached || anothers {
+            // It has no mount any more, or never had one: what lies there is another assignment's, and so is the folder.
+            let path = path.to_owned();
+            return blocking(move || self.tidy(uid, &path, record.as_ref(), keep_place || anothers)).await;
+        }
         let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
         if let Some(record) = &alive {
             let socket = self.runs.control_socket(uid);
@@ -84,6 +93,11 @@ impl Mounter {
         blocking(move || self.tidy(uid, &path, record.as_ref(), keep_place)).await
     }
 
+    async fn is_anothers_now(self: &Arc<Self>, uid: Uuid, path: &Path) -> Result<bool, MountError> {
+        let (mounter, path) = (Arc::clone(self), path.to_owned());
+        blocking(move || mounter.is_anothers(uid, &path)).await
+    }
+
     /// After the unmount: forget the run unless its worker is still busy, and give the folder back.
     fn tidy(
         &self,
@@ -103,8 +117,9 @@ impl Mounter {
 
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
+        let cache_of = self.runs.read(uid).map_or(uid, |record| record.cache_of());
         self.runs.remove(uid);
-        let cache = self.cache_dir.join(uid.to_string());
+        let cache = self.cache_dir.join(cache_of.to_string());
         let _ = std::fs::remove_dir(cache.join("staging"));
         let _ = std::fs::remove_dir(cache);
     }

@@ -14,6 +14,25 @@ use uuid::Uuid;
 
 use crate::observed::process::Process;
 
+/// What a worker was told to serve. Two orders with the same value need no new mount, whatever else differs in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// URL of the S3 service.
+    pub endpoint: String,
+    /// Region for the signature.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// The bucket stands in the path, not in the host name.
+    pub path_style: bool,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Which addresses the worker may connect to.
+    pub endpoint_rules: mooring_control::EndpointRules,
+}
+
 /// What is noted of one mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -39,11 +58,38 @@ pub struct Record {
     pub connector: String,
     /// Whether it was mounted read-only.
     pub read_only: bool,
-    /// The Unix group that may enter.
+    /// The Unix group that the files of the mount have. The project's folder may have got another one since.
     pub unix_group: Option<String>,
+    /// What the worker serves; unknown in records of agents that did not note it.
+    #[serde(default)]
+    pub serves: Option<Serving>,
+    /// The assignment for which the worker was started, if this one has taken the mount over from it: the worker's
+    /// cache folder has that name.
+    #[serde(default)]
+    pub started_for: Option<Uuid>,
+    /// The assignment that is about to take this mount over: the folder of the record is renamed next.
+    #[serde(default)]
+    pub taken_over_by: Option<Uuid>,
     /// Since when it is mounted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub mount_time: Option<OffsetDateTime>,
+}
+
+impl Record {
+    /// The assignment whose name the worker's cache folder has.
+    pub fn cache_of(&self) -> Uuid {
+        self.started_for.unwrap_or(self.assignment_uid)
+    }
+
+    /// The record in the hands of the assignment that takes the mount over.
+    fn taken_over(self) -> Record {
+        Record {
+            started_for: Some(self.cache_of()),
+            assignment_uid: self.taken_over_by.unwrap_or(self.assignment_uid),
+            taken_over_by: None,
+            ..self
+        }
+    }
 }
 
 /// How far a mount has come.
@@ -144,6 +190,8 @@ impl Runs {
         };
         match serde_json::from_slice::<Record>(&bytes) {
             Ok(record) if record.assignment_uid == uid => Some(record),
+            // An agent was killed between the two halves of a take-over.
+            Ok(record) if record.taken_over_by == Some(uid) => Some(record.taken_over()),
             Ok(_) => {
                 tracing::warn!(path = %path.display(), "a record lies in another assignment's folder; ignored");
                 None
@@ -153,6 +201,24 @@ impl Runs {
                 None
             }
         }
+    }
+
+    /// Gives the run of `from` to `to`: record, socket and log move together, since the worker goes on listening and
+    /// writing in the renamed folder. Whenever an agent is killed in between, the next one finds one record, whole.
+    pub fn hand_over(&self, from: &Record, to: Uuid) -> Result<Record, mooring_identity::Error> {
+        let leaving = Record {
+            taken_over_by: Some(to),
+            ..from.clone()
+        };
+        self.write(&leaving)?;
+        self.remove(to);
+        let (old, new) = (self.folder(from.assignment_uid), self.folder(to));
+        std::fs::rename(&old, &new).map_err(|source| mooring_identity::Error::File {
+            action: "rename the run folder to",
+            path: new,
+            source,
+        })?;
+        Ok(leaving.taken_over())
     }
 
     /// Removes what is known to lie in an assignment's folder, and the folder if it is empty then.
@@ -239,8 +305,35 @@ mod tests {
             connector: "projects/ml/connectors/c".into(),
             read_only: false,
             unix_group: None,
+            serves: None,
+            started_for: None,
+            taken_over_by: None,
             mount_time: Some(OffsetDateTime::UNIX_EPOCH),
         }
+    }
+
+    #[test]
+    fn a_run_that_is_handed_over_is_found_whole_even_if_the_agent_dies_half_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::open(dir.path()).unwrap();
+        let (from, to) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        runs.write(&record()).unwrap();
+        std::fs::write(runs.log(from), "said").unwrap();
+        let handed = runs.hand_over(&record(), to).unwrap();
+        // Nothing was written after the rename, as if the agent had died there.
+        assert_eq!(runs.read_all().unwrap(), BTreeMap::from([(to, handed.clone())]));
+        assert_eq!((handed.assignment_uid, handed.cache_of()), (to, from));
+        assert_eq!(std::fs::read_to_string(runs.log(to)).unwrap(), "said");
+        assert!(!runs.folder(from).exists());
+    }
+
+    #[test]
+    fn a_record_of_an_older_agent_is_understood() {
+        let mut json = serde_json::to_value(record()).unwrap();
+        for field in ["serves", "started_for", "taken_over_by"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record());
     }
 
     #[test]

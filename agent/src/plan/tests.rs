@@ -72,6 +72,9 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
         connector: String::new(),
         read_only: false,
         unix_group: None,
+        serves: None,
+        started_for: None,
+        taken_over_by: None,
         mount_time: None,
     };
     change(&mut record);
@@ -280,6 +283,135 @@ fn a_run_of_which_nothing_is_left_is_forgotten() {
     );
     let busy = vec![run(1, "a", true, |record| record.phase = Phase::Detached)];
     assert_eq!(steps(&DesiredSet::default(), &ObservedSet::of("", busy)), []);
+}
+
+/// What the worker of [`run`] serves when it serves what [`assignment`] orders.
+fn serving() -> Option<crate::observed::record::Serving> {
+    let order = Order::of(&assignment(1, "a")).unwrap();
+    Some(order.spec.unwrap().serving(order.about.mode))
+}
+
+#[test]
+fn a_changed_order_interrupts_a_mount_only_if_it_serves_something_else() {
+    let want = desired(&[assignment(1, "a")]);
+    let table: [(&str, fn(&mut Record), Vec<Step>); 5] = [
+        (
+            "another group",
+            |r| (r.generation, r.unix_group) = (4, Some("old".into())),
+            vec![Action::Relabel.on(uid(1))],
+        ),
+        (
+            "a restored catalog has counted the same generation twice",
+            |r| r.spec_hash = "other".into(),
+            vec![Action::Relabel.on(uid(1))],
+        ),
+        (
+            "the same, and another bucket",
+            |r| {
+                r.spec_hash = "other".into();
+                r.serves.as_mut().unwrap().bucket = "other".into();
+            },
+            vec![Action::Restart.on(uid(1))],
+        ),
+        (
+            "another mode",
+            |r| {
+                r.generation = 4;
+                r.serves.as_mut().unwrap().read_only = true;
+            },
+            vec![Action::Restart.on(uid(1))],
+        ),
+        (
+            "a record that does not say what is served",
+            |r| (r.generation, r.serves) = (4, None),
+            vec![Action::Restart.on(uid(1))],
+        ),
+    ];
+    for (what, change, expected) in table {
+        let mounted_now = run(1, "a", true, |record| {
+            record.serves = serving();
+            change(record);
+        });
+        let observed = ObservedSet::of(&mounted(&["a"]), vec![mounted_now]);
+        assert_eq!(steps(&want, &observed), expected, "{what}");
+    }
+}
+
+#[test]
+fn an_order_for_an_orphans_place_takes_its_mount_over_or_ends_it_and_never_waits_for_ever() {
+    let both = || {
+        let mut set = desired(&[assignment(1, "a"), assignment(2, "a")]);
+        set.orphans.insert(uid(1));
+        set
+    };
+    let same = |alive| run(1, "a", alive, |record| record.serves = serving());
+    let adopt = vec![Action::Adopt { orphan: uid(1) }.on(uid(2))];
+    let evict = vec![Action::Evict { orphan: uid(1) }.on(uid(2))];
+    let table: [(&str, DesiredSet, String, Vec<Run>, Vec<Step>); 6] = [
+        (
+            "the same",
+            both(),
+            mounted(&["a"]),
+            vec![same(true)],
+            adopt.clone(),
+        ),
+        (
+            "the same, of which only the record tells",
+            desired(&[assignment(2, "a")]),
+            mounted(&["a"]),
+            vec![same(true)],
+            adopt,
+        ),
+        (
+            "something else",
+            both(),
+            mounted(&["a"]),
+            vec![run(1, "a", true, |_| {})],
+            evict.clone(),
+        ),
+        ("a dead worker", both(), mounted(&["a"]), vec![same(false)], evict),
+        (
+            "nothing is mounted any more",
+            both(),
+            String::new(),
+            vec![],
+            vec![Action::Supersede.on(uid(1)), Action::Start.on(uid(2))],
+        ),
+        (
+            "the orphan is being removed",
+            removing(1, desired(&[assignment(1, "a"), assignment(2, "a")])),
+            mounted(&["a"]),
+            vec![same(true)],
+            vec![Action::Stop.on(uid(1))],
+        ),
+    ];
+    for (what, want, mountinfo, runs, expected) in table {
+        assert_eq!(
+            steps(&want, &ObservedSet::of(&mountinfo, runs)),
+            expected,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn an_orphan_keeps_its_mount_while_the_new_order_cannot_be_carried_out() {
+    let mut keyless = assignment(2, "a");
+    keyless.credential = None;
+    let mut want = desired(&[assignment(1, "a"), keyless]);
+    want.orphans.insert(uid(1));
+    let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    assert_eq!(steps(&want, &observed), []);
+}
+
+#[test]
+fn a_place_that_is_being_cleared_is_not_mounted_on_in_the_same_round() {
+    let left = vec![run(1, "a", false, |_| {})];
+    let want = removing(1, desired(&[assignment(1, "a"), assignment(2, "a")]));
+    assert_eq!(
+        steps(&want, &ObservedSet::of("", left)),
+        [Action::Stop.on(uid(1))]
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::mounter::{MountError, Mounter, Stopped};
 use crate::observed::ObservedSet;
 use crate::observed::record::Record;
 use crate::plan::{self, Action, Step};
-use crate::status::BY_HAND;
+use crate::status::{BY_HAND, TAKEN_OVER};
 
 /// A restart waits this long for open files and uploads before it detaches the old mount; the old worker goes on with
 /// both after that.
@@ -26,6 +26,8 @@ pub(super) struct Work {
     step: Step,
     order: Option<Order>,
     record: Option<Record>,
+    /// The record of the orphan that it takes over or evicts.
+    orphan: Option<Record>,
     removal: Removal,
     /// The folder that it works on.
     pub(super) path: PathBuf,
@@ -41,6 +43,20 @@ pub(super) struct Done {
 pub(super) enum Outcome {
     /// Mounted, or given a key: what the worker said at once.
     Serves(WorkerStatus),
+    /// Mounted as before, and made that of a newer order.
+    Relabelled,
+    /// The mount of an orphan was taken over.
+    Adopted {
+        /// Whose mount it was.
+        orphan: Uuid,
+        /// What the worker said.
+        status: WorkerStatus,
+    },
+    /// An orphan was unmounted to make room; the start comes next.
+    Evicted {
+        /// Whose mount it was.
+        orphan: Uuid,
+    },
     /// Unmounted by a removal, for the reason that it gave, and out of the ledger.
     Removed(String),
     /// Nothing to report.
@@ -58,13 +74,30 @@ impl Work {
             .and_then(|order| order.spec.as_ref().ok())
             .map(|spec| spec.place.path(&mounter.mount_root));
         let path = match step.action {
-            Action::Start | Action::Restart => ordered.or(recorded),
-            Action::Stop | Action::Finish | Action::Sweep | Action::SetCredential => recorded,
+            Action::Start
+            | Action::Restart
+            | Action::Relabel
+            | Action::Adopt { orphan: _ }
+            | Action::Evict { orphan: _ } => ordered.or(recorded),
+            Action::Stop | Action::Finish | Action::Supersede | Action::Sweep | Action::SetCredential => {
+                recorded
+            }
         };
         Work {
             step,
             order,
             record: observed.record(uid).cloned(),
+            orphan: match step.action {
+                Action::Adopt { orphan } | Action::Evict { orphan } => observed.record(orphan).cloned(),
+                Action::Stop
+                | Action::Finish
+                | Action::Supersede
+                | Action::Sweep
+                | Action::Restart
+                | Action::Relabel
+                | Action::SetCredential
+                | Action::Start => None,
+            },
             removal: desired.removals.get(&uid).cloned().unwrap_or(Removal {
                 reason: BY_HAND.to_owned(),
                 grace: Duration::ZERO,
@@ -91,7 +124,20 @@ impl Work {
                 })
                 .await
             }
+            Action::Supersede => strike(ledger, uid, TAKEN_OVER.to_owned()).await,
             Action::Restart => self.restart(mounter, cancel).await,
+            Action::Relabel => {
+                blocking(move || {
+                    let record = self.record.as_ref();
+                    with_spec(self.order.as_ref(), |about, spec| match record {
+                        None => Ok(Outcome::Nothing),
+                        Some(record) => mounter.relabel(about, spec, record).map(|()| Outcome::Relabelled),
+                    })
+                })
+                .await
+            }
+            Action::Adopt { orphan } => self.adopt(orphan, mounter, ledger, cancel).await,
+            Action::Evict { orphan } => self.evict(orphan, mounter, ledger, cancel).await,
             Action::SetCredential => {
                 blocking(move || {
                     let record = self.record.as_ref();
@@ -133,11 +179,54 @@ impl Work {
         }
     }
 
+    async fn adopt(
+        self,
+        orphan: Uuid,
+        mounter: Arc<Mounter>,
+        ledger: Arc<Ledger>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, MountError> {
+        let (adopting, order) = (Arc::clone(&mounter), self.order.clone());
+        let adopted = blocking(
+            move || match order.as_ref().map(|order| (&order.about, &order.spec)) {
+                Some((about, Ok(spec))) => adopting.adopt(about, spec, orphan),
+                Some((_, Err(_))) | None => Ok(None),
+            },
+        );
+        match adopted.await? {
+            Some(status) => {
+                strike(ledger, orphan, TAKEN_OVER.to_owned()).await?;
+                Ok(Outcome::Adopted { orphan, status })
+            }
+            // It does not answer, and its place is needed.
+            None => self.evict(orphan, mounter, ledger, cancel).await,
+        }
+    }
+
+    async fn evict(
+        self,
+        orphan: Uuid,
+        mounter: Arc<Mounter>,
+        ledger: Arc<Ledger>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, MountError> {
+        preflight(&mounter, self.order.as_ref(), &self.path).await?;
+        let stopped = mounter.stop(orphan, &self.path, self.orphan, RESTART_GRACE, true, cancel);
+        match stopped.await? {
+            Stopped::Interrupted => Ok(Outcome::Nothing),
+            Stopped::Done => {
+                strike(ledger, orphan, TAKEN_OVER.to_owned()).await?;
+                Ok(Outcome::Evicted { orphan })
+            }
+        }
+    }
+
     async fn restart(self, mounter: Arc<Mounter>, cancel: CancellationToken) -> Result<Outcome, MountError> {
         let Some(record) = self.record else {
             return Ok(Outcome::Nothing);
         };
         let (uid, old_path) = (record.assignment_uid, record.path.clone());
+        preflight(&mounter, self.order.as_ref(), &old_path).await?;
         let keep_place = old_path == self.path;
         let stopping = Arc::clone(&mounter);
         let stopped = stopping.stop(uid, &old_path, Some(record), RESTART_GRACE, keep_place, cancel);
@@ -152,6 +241,22 @@ impl Work {
         })
         .await
     }
+}
+
+/// Nothing live is stopped for an order whose start is known to fail.
+async fn preflight(
+    mounter: &Arc<Mounter>,
+    order: Option<&Order>,
+    now_at: &std::path::Path,
+) -> Result<(), MountError> {
+    let (mounter, order, now_at) = (Arc::clone(mounter), order.cloned(), now_at.to_owned());
+    blocking(
+        move || match order.as_ref().map(|order| (&order.about, &order.spec)) {
+            Some((about, Ok(spec))) => mounter.preflight(about, spec, &now_at),
+            Some((_, Err(_))) | None => Ok(()),
+        },
+    )
+    .await
 }
 
 /// The plan gives such steps only for orders that can be carried out.

@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) nacks: Vec<pb::Nack>,
     /// Requests that were enrolments, renewals, streams.
     pub(crate) counts: [u32; 3],
+    /// Hosts that were deleted.
+    pub(crate) deleted: bool,
     /// The next enrolments lose their replies.
     pub(crate) lose_replies: u32,
 }
@@ -183,6 +185,9 @@ impl EnrollmentService for FakeCatalog {
             .identity()
             .ok_or_else(|| Status::unauthenticated("who are you?"))?;
         self.state(|state| state.counts[1] += 1);
+        if self.state(|state| state.deleted) {
+            return Err(Status::failed_precondition("the host was deleted"));
+        }
         let (certificate_pem, end) = self.issue(&request.get_ref().csr_pem, identity.principal.uid());
         Ok(Response::new(pb::RenewCertificateResponse {
             certificate_pem,

@@ -125,6 +125,30 @@ fn assignment(uid: u128, mount_name: &str) -> pb::Assignment {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_identity_is_given_up_only_when_its_catalog_refuses_it() {
+    use crate::enroll::{Standing, standing};
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let host = enroll(dir.path(), &catalog).await.unwrap();
+    let paths = credential_paths(dir.path());
+    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    assert_eq!(standing(&host, &credentials).await.unwrap(), Standing::Accepted);
+    catalog.state(|state| state.deleted = true);
+    let refused = standing(&host, &credentials).await.unwrap();
+    assert_eq!(refused, Standing::Refused("the host was deleted".to_owned()));
+    let elsewhere = Host {
+        endpoint: "https://127.0.0.1:1".to_owned(),
+        ..host
+    };
+    assert!(matches!(
+        standing(&elsewhere, &credentials).await.unwrap(),
+        Standing::Unknown(_)
+    ));
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_reply_to_an_enrolment_strands_nobody() {
     let stop = CancellationToken::new();
     let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;

@@ -177,23 +177,52 @@ fn spec_current(facts: &Facts<'_>) -> Finding {
     if facts.orphan {
         return no(
             "Orphaned",
-            "the catalog no longer lists this mount, and has not ordered its removal; it is kept. When nobody uses it: \
-             umount the folder on this host, and it is forgotten",
+            format!(
+                "the catalog no longer lists this mount, and has not ordered its removal; it is kept. To have it in the \
+                 catalog again, activate a connector with this folder ({}): if it is the same bucket, the mount goes on \
+                 without interruption. To end it, unmount it on this host when nobody uses it: umount {}",
+                facts.path.display(),
+                facts.path.display()
+            ),
         );
     }
     if let Some(Err(unusable)) = facts.order.map(|order| order.spec.as_ref()) {
         return no(unusable.reason, unusable.message.clone());
     }
     match facts.mounted() {
-        Some(record) if record.generation == facts.about.generation => {
-            yes("Current", "what is mounted is what the catalog orders")
+        Some(record)
+            if record.generation == facts.about.generation && record.spec_hash == facts.about.spec_hash =>
+        {
+            if record.unix_group == facts.about.unix_group {
+                yes("Current", "what is mounted is what the catalog orders")
+            } else {
+                no("GroupAtNextMount", group_at_next_mount(facts))
+            }
         }
         Some(_) => match facts.failure {
-            Some(error) => no(error.reason(), error.to_string()),
+            Some(error) => no(
+                error.reason(),
+                format!("{error}. The mount goes on as it was ordered before, and the change is tried again"),
+            ),
             None => no("Outdated", "the order has changed; it is mounted anew"),
         },
         None => unknown("NotMounted", "it is not mounted"),
     }
+}
+
+/// A change of the group interrupts nobody: the folder follows at once, the files when they are mounted next.
+fn group_at_next_mount(facts: &Facts<'_>) -> String {
+    let files = match &facts.about.unix_group {
+        Some(group) => format!(
+            "only group {group} may enter the project's folder now, and its members can use the files"
+        ),
+        None => "only root may enter the project's folder now; the files show it".to_owned(),
+    };
+    format!(
+        "{files} once this is mounted again; open files were not interrupted for it. To have it at once, unmount it on \
+         this host when nobody uses it, and it is mounted again by itself: umount {}",
+        facts.path.display()
+    )
 }
 
 fn healthy(facts: &Facts<'_>) -> Finding {

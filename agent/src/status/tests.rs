@@ -48,6 +48,9 @@ fn record() -> Record {
         connector: String::new(),
         read_only: false,
         unix_group: None,
+        serves: None,
+        started_for: None,
+        taken_over_by: None,
         mount_time: Some(OffsetDateTime::UNIX_EPOCH),
     }
 }
@@ -104,6 +107,37 @@ fn a_good_mount_is_mounted_and_every_condition_says_why() {
             .all(|condition| !condition.reason.is_empty() && !condition.message.is_empty())
     );
     assert_eq!(status.generation, 5);
+}
+
+#[test]
+fn a_change_of_the_group_is_told_with_what_to_do_and_a_failed_change_says_that_the_mount_goes_on() {
+    let (mut order, record, probe) = (order(|_| {}), record(), good());
+    order.about.unix_group = Some("ml-team".into());
+    let status = describe(&facts(&order, Seen::Mounted(&record), Some(&probe)));
+    assert_eq!(
+        reason(&status, ConditionType::SpecCurrent),
+        (ConditionStatus::False, "GroupAtNextMount")
+    );
+    order.about.generation = 6;
+    let failure = MountError::Host {
+        reason: "GroupUnknown",
+        message: "add it: groupadd ml-team".into(),
+    };
+    let failed = Facts {
+        failure: Some(&failure),
+        ..facts(&order, Seen::Mounted(&record), Some(&probe))
+    };
+    let status = describe(&failed);
+    assert_eq!(status.state, MountState::Degraded);
+    assert_eq!(
+        reason(&status, ConditionType::SpecCurrent),
+        (ConditionStatus::False, "GroupUnknown")
+    );
+    let current = &status.conditions[4].message;
+    assert!(
+        current.contains("groupadd ml-team") && current.contains("goes on"),
+        "{current}"
+    );
 }
 
 #[test]

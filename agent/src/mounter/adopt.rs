@@ -1,0 +1,88 @@
+//! What changes around a live mount without touching it: whether a mount anew would succeed, who may enter, and whose
+//! it is. Nothing here unmounts.
+
+use std::path::Path;
+
+use mooring_control::WorkerStatus;
+use uuid::Uuid;
+
+use super::native::describe;
+use super::through::{Touched, touch};
+use super::worker::Worker;
+use super::{MountError, Mounter, mountpoint};
+use crate::desired::{About, Spec};
+use crate::observed::record::{Phase, Record};
+
+/// How long a mount that is to be taken over may take to answer.
+const TOUCH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Mounter {
+    /// Tells what would make a start fail for certain: a live mount is not stopped for an order that cannot be carried
+    /// out. `now_at` is where its mount is now, or what shall make room for it.
+    pub fn preflight(&self, about: &About, spec: &Spec, now_at: &Path) -> Result<(), MountError> {
+        let sealed = spec
+            .credential
+            .as_ref()
+            .ok_or_else(super::native::no_credential)?;
+        self.open(about.uid, spec, sealed)?;
+        mountpoint::gid_of(about.unix_group.as_deref())?;
+        if let Err(error) = rustix::fs::access(&self.program, rustix::fs::Access::EXEC_OK) {
+            return Err(MountError::host(
+                "WorkerMissing",
+                format!(
+                    "{} cannot be run ({error}); install it, or set mooring_fs in the agent's configuration",
+                    self.program.display()
+                ),
+            ));
+        }
+        let wanted = spec.place.path(&self.mount_root);
+        if wanted != now_at {
+            mountpoint::check_free(&wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a live mount that of a newer order which it serves as well: the project's folder is given to the ordered
+    /// group at once. The files in the mount keep the group that they have until it is mounted next.
+    pub fn relabel(&self, about: &About, spec: &Spec, record: &Record) -> Result<(), MountError> {
+        mountpoint::admit(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
+        self.write(&relabelled(about, record.clone()))
+    }
+
+    /// Takes over the live mount of `orphan`, which serves what `about` orders. `None` when it does not answer; then
+    /// nothing has changed.
+    pub fn adopt(
+        &self,
+        about: &About,
+        spec: &Spec,
+        orphan: Uuid,
+    ) -> Result<Option<WorkerStatus>, MountError> {
+        let socket = self.runs.control_socket(orphan);
+        let (Some(record), Ok(worker)) = (self.runs.read(orphan), Worker::connect(&socket)) else {
+            return Ok(None);
+        };
+        let answers = record.phase == Phase::Mounted
+            && record.worker.is_alive()
+            && touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers;
+        let (true, Ok(status)) = (answers, worker.status()) else {
+            return Ok(None);
+        };
+        mountpoint::admit(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
+        let handed = self
+            .runs
+            .hand_over(&record, about.uid)
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        self.write(&relabelled(about, handed))?;
+        Ok(Some(status))
+    }
+}
+
+fn relabelled(about: &About, record: Record) -> Record {
+    Record {
+        generation: about.generation,
+        spec_hash: about.spec_hash.clone(),
+        activation: about.activation.clone(),
+        connector: about.connector.clone(),
+        ..record
+    }
+}
