@@ -10,6 +10,7 @@ mod faults;
 mod hosts;
 mod identity;
 mod keys;
+mod orders;
 mod secrets;
 mod standalone;
 mod store;
