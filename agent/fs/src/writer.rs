@@ -72,8 +72,8 @@ pub enum Outcome {
     },
     /// Somebody else's version stays; ours is kept as `copy`.
     Lost {
-        /// Where ours is.
-        copy: Key,
+        /// Where ours is, unless it had no bytes of its own.
+        copy: Option<Key>,
         /// What is there, unless the object was removed.
         remote: Option<ObjectInfo>,
     },

@@ -79,11 +79,7 @@ impl Filesystem {
         // Nobody has the file open who would try again or could be told later: it stays as it was. What was
         // waiting before, or came since, goes on waiting.
         let alone = self.namespace.table().file(ino)?.writers == 0;
-        if alone
-            && !was_dirty
-            && edit.generation() == generation
-            && !matches!(error, FsError::Conflict { .. })
-        {
+        if alone && !was_dirty && edit.is_dirty() && edit.generation() == generation {
             self.give_up(ino);
             if let Ok(file) = self.namespace.table().file_mut(ino) {
                 (file.mtime, file.mtime_set) = before;

@@ -52,7 +52,7 @@ impl Filesystem {
             return;
         };
         loop {
-            self.upload_until_done(ino).await;
+            self.upload_until_done(ino, &edit).await;
             edit.end_settling();
             // Something may have come while nobody could claim the task.
             let more = edit.is_dirty() && !self.stopping.is_cancelled() && edit.begin_settling();
@@ -75,10 +75,11 @@ impl Filesystem {
         table.sweep(ino);
     }
 
-    async fn upload_until_done(&self, ino: Ino) {
+    async fn upload_until_done(&self, ino: Ino, edit: &Edit) {
         let mut delay = RETRY_DELAY_MIN;
         while let Err(error) = self.commit(ino).await {
-            if matches!(error, FsError::Conflict { .. }) {
+            // It is kept as a copy, or the file was removed.
+            if !edit.is_dirty() {
                 return;
             }
             if matches!(error, FsError::NotFound) {
@@ -150,7 +151,10 @@ impl Filesystem {
                 etag,
                 metadata,
             } => self.stored(ino, edit, &version, etag, metadata),
-            Outcome::Lost { copy, remote } => Err(self.lost(ino, edit, &copy, remote)),
+            Outcome::Lost { copy, remote } => {
+                self.lost(ino, edit, remote);
+                Err(lost_to(copy))
+            }
         }
     }
 
@@ -188,8 +192,8 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Somebody else's version stays, or none; answers what the writer is told.
-    fn lost(&self, ino: Ino, edit: &Arc<Edit>, copy: &Key, remote: Option<ObjectInfo>) -> FsError {
+    /// Somebody else's version stays, or none.
+    fn lost(&self, ino: Ino, edit: &Arc<Edit>, remote: Option<ObjectInfo>) {
         let now = Instant::now();
         let mut table = self.namespace.table();
         let object = remote.as_ref().map(|remote| Arc::new(ObjectVersion::of(remote)));
@@ -200,6 +204,8 @@ impl Filesystem {
             file.verified = now;
             file.epoch += 1;
             file.lineage += 1;
+            // No handle that is open now may mix the object's bytes into those of the edit.
+            file.cached = None;
             if let Some(remote) = remote {
                 file.mtime = remote.modified;
                 file.metadata = Some(remote.metadata);
@@ -210,15 +216,12 @@ impl Filesystem {
                 table.detach(parent, &name);
             }
             if let Ok(folder) = table.folder_mut(parent) {
-                folder.change(name, object.map(Entry::File), Some(now));
                 // The copy is a new name in it.
                 folder.distrust();
+                folder.change(name, object.map(Entry::File), Some(now));
             }
         }
         table.sweep(ino);
-        FsError::Conflict {
-            copy: copy.as_str().to_owned(),
-        }
     }
 
     /// The bytes of a file that is being written, or is about to be.
@@ -320,10 +323,19 @@ impl Filesystem {
 
 /// What has been uploaded is in the object, or in a copy beside it.
 fn kept(edit: &Edit) -> Result<(), FsError> {
-    match edit.copy() {
-        None => Ok(()),
-        Some(copy) => Err(FsError::Conflict {
+    if edit.is_frozen() {
+        Err(lost_to(edit.copy()))
+    } else {
+        Ok(())
+    }
+}
+
+/// What a writer is told whose edit has lost.
+fn lost_to(copy: Option<Key>) -> FsError {
+    match copy {
+        Some(copy) => FsError::Conflict {
             copy: copy.as_str().to_owned(),
-        }),
+        },
+        None => FsError::Changed,
     }
 }

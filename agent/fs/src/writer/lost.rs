@@ -46,22 +46,26 @@ impl Writer {
             WriteCondition::None,
         );
         let copy = match uploaded.await {
-            Ok(_) => whole,
+            Ok(_) => Some(whole),
+            // Only its size was changed.
+            Err(FsError::Changed) if edit.staged().is_empty() => None,
             Err(FsError::Changed) => {
                 let parts = named(".parts");
                 self.save_parts(edit, (&parts, &named(".ranges")), &metadata)
                     .await?;
-                parts
+                Some(parts)
             }
             Err(error) => return Err(error),
         };
         edit.kept_as(copy.clone());
-        self.conflicts.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(
-            key = key.as_str(),
-            copy = copy.as_str(),
-            "somebody else changed an object while it was written here; our version is kept beside it"
-        );
+        if let Some(copy) = &copy {
+            self.conflicts.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                key = key.as_str(),
+                copy = copy.as_str(),
+                "somebody else changed an object while it was written here; our version is kept beside it"
+            );
+        }
         Ok(Outcome::Lost { copy, remote })
     }
 

@@ -293,10 +293,10 @@ impl Edit {
         self.state.lock().lost_at.is_some()
     }
 
-    /// All that was written to it is in a copy beside the object: nothing is left to upload.
-    pub fn kept_as(&self, copy: Key) {
+    /// All that was written to it is in a copy beside the object, if anything was: nothing is left to upload.
+    pub fn kept_as(&self, copy: Option<Key>) {
         let mut state = self.state.lock();
-        state.copy = Some(copy);
+        state.copy = copy;
         state.committed = u64::MAX;
     }
 

@@ -110,7 +110,7 @@ async fn a_new_file_does_not_replace_one_that_somebody_made_meanwhile() {
     let edit = bench.new_file(early());
     edit.write(Some(0), b"ours").unwrap();
     bench.store.insert("d/f", "theirs");
-    let Ok(Outcome::Lost { copy, .. }) = bench.commit("d/f", &edit).await else {
+    let Ok(Outcome::Lost { copy: Some(copy), .. }) = bench.commit("d/f", &edit).await else {
         panic!("the race was not noticed")
     };
     assert_eq!(bench.text("d/f"), "theirs");
@@ -156,7 +156,7 @@ async fn an_edit_of_bytes_that_are_gone_is_kept_in_parts() {
     edit.write(Some(2), b"XY").unwrap();
     edit.write(Some(11), b"end").unwrap();
     bench.store.insert("f", "theirs");
-    let Ok(Outcome::Lost { copy, .. }) = bench.commit("f", &edit).await else {
+    let Ok(Outcome::Lost { copy: Some(copy), .. }) = bench.commit("f", &edit).await else {
         panic!("the race was not noticed")
     };
     assert_eq!(bench.text("f"), "theirs");
@@ -169,6 +169,19 @@ async fn an_edit_of_bytes_that_are_gone_is_kept_in_parts() {
         bench.text(&copy.as_str().replace("parts", "ranges")),
         "2 2\n11 3\n"
     );
+}
+
+#[tokio::test]
+async fn what_has_no_bytes_of_its_own_leaves_no_copy() {
+    let bench = Bench::new();
+    bench.store.insert("f", "old old old");
+    let edit = bench.edit_of("f", late());
+    edit.truncate(3).unwrap();
+    bench.store.insert("f", "theirs");
+    let lost = bench.commit("f", &edit).await;
+    assert!(matches!(lost, Ok(Outcome::Lost { copy: None, .. })), "{lost:?}");
+    assert!(!edit.is_dirty());
+    assert_eq!(bench.store.keys(), ["f"]);
 }
 
 #[tokio::test]
@@ -201,7 +214,7 @@ async fn nothing_is_accepted_that_a_copy_would_not_hold() {
         assert!(matches!(edit.truncate(0), Err(FsError::Changed)));
     };
     let (lost, ()) = tokio::join!(bench.commit("f", &edit), late_write);
-    let Ok(Outcome::Lost { copy, .. }) = lost else {
+    let Ok(Outcome::Lost { copy: Some(copy), .. }) = lost else {
         panic!("the race was not noticed")
     };
     assert_eq!(bench.text(copy.as_str()), "ours");

@@ -216,6 +216,23 @@ async fn bytes_that_an_operation_needs_stay_although_a_handle_is_closed_meanwhil
 }
 
 #[tokio::test]
+async fn a_size_set_by_path_does_not_cut_what_somebody_else_has_written() {
+    let world = World::new();
+    world.store.insert("f", "0123456789");
+    let ino = world.find("f").await.unwrap();
+    world.store.insert("f", "theirs");
+    let change = AttributeChange {
+        size: Some(4),
+        mtime: None,
+    };
+    let cut = world.fs.set_attributes(ino, None, change).await;
+    assert!(matches!(cut, Err(FsError::Changed)), "{cut:?}");
+    assert_eq!(world.store.object("f").unwrap().0, "theirs");
+    assert_eq!(world.store.keys(), ["f"]);
+    assert_eq!(world.read("f").await.unwrap(), b"theirs");
+}
+
+#[tokio::test]
 async fn a_removed_file_does_not_come_back_although_its_upload_seemed_to_fail() {
     let world = World::new();
     let (_, opened) = world.fs.create(ROOT, &name("f"), WRITE).unwrap();
