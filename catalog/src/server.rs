@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mooring_identity::{Authority, Clock, CredentialPaths, Credentials, Incoming, ServerTls, files};
+use mooring_identity::{Authority, Clock, CredentialPaths, Credentials, Incoming, Limits, ServerTls, files};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +96,8 @@ impl Server {
         let paths = CredentialPaths::in_directory(&directory, "server");
         let credentials = server_credentials(&authority, &paths, &names, &clock)?;
         let tls = ServerTls::new(&credentials)?;
-        let incoming = Incoming::new(listener, tls.clone());
+        let limits = Limits::of_open_files(raise_open_files());
+        let incoming = Incoming::new(listener, tls.clone(), limits);
 
         let operator_file = if await_operator {
             let path = realm::operator_file(&directory);
@@ -182,6 +183,24 @@ impl Server {
         catalog.store.close().await.map_err(Error::into_cause)?;
         served
     }
+}
+
+/// Raises the limit of open files as far as the system lets us, and answers it. Each host holds a connection, and the
+/// usual soft limit of 1024 is for programs that use select(2).
+fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files is not raised");
+    }
+    // No limit at all is none that would be met.
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    tracing::info!(limit, before = before.current, "limit of open files");
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// The configured names and the endpoint's host.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use mooring_identity::Peer;
 use time::{Duration, OffsetDateTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
@@ -38,9 +38,29 @@ const FROM_ALL: Rate = Rate {
 /// Addresses remembered at a time: 64 bytes each. When they are full, the limit holds for all of the newcomers together.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// Calls under way at a time, over all connections; of a stream only its beginning counts. SQLite answers some thousand
-/// a second, so more would only wait until their callers have given up.
-const CALLS_MAX: usize = 1024;
+/// How many calls may be under way at a time, over all connections; of a stream only its beginning counts.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// With a certificate.
+    calls: usize,
+    /// Enrolments and logins. They have places of their own: with headers and no body, anybody can hold one.
+    newcomers: usize,
+    /// How long a call without a certificate may take, its body included.
+    newcomer_duration: std::time::Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // SQLite answers some thousand a second, so more would only wait until their callers have given up.
+            calls: 1024,
+            // Of some milliseconds each: more than FROM_ALL lets in, if all of them say what they have to say.
+            newcomers: 64,
+            // A message of a few KiB, and the writers' queue behind it.
+            newcomer_duration: std::time::Duration::from_secs(5),
+        }
+    }
+}
 
 /// Puts the gate in front of a service.
 #[derive(Clone)]
@@ -48,14 +68,47 @@ pub(super) struct GateLayer {
     catalog: Arc<Catalog>,
     limiter: Arc<Limiter>,
     calls: Arc<Semaphore>,
+    newcomers: Arc<Semaphore>,
+    newcomer_duration: std::time::Duration,
 }
 
 impl GateLayer {
     pub(super) fn new(catalog: Arc<Catalog>) -> Self {
+        Self::within(catalog, Limits::default())
+    }
+
+    fn within(catalog: Arc<Catalog>, limits: Limits) -> Self {
+        let Limits {
+            calls,
+            newcomers,
+            newcomer_duration,
+        } = limits;
         Self {
             catalog,
             limiter: Arc::default(),
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            calls: Arc::new(Semaphore::new(calls)),
+            newcomers: Arc::new(Semaphore::new(newcomers)),
+            newcomer_duration,
+        }
+    }
+
+    /// A place for a call that was admitted; `None` for a health check without a certificate, which costs nothing but
+    /// its place on the connection.
+    fn place(&self, rpc: &str, caller: &Caller) -> Result<Option<SemaphorePermit<'_>>, Status> {
+        let (places, reason) = match caller {
+            Caller::Anybody if !rpc.starts_with("mooring.") => return Ok(None),
+            Caller::Anybody => (
+                &self.newcomers,
+                "the catalog has too many enrolments and logins under way; try again in a second",
+            ),
+            Caller::User(_) | Caller::Host(_) => (
+                &self.calls,
+                "the catalog has too many calls under way; try again in a second",
+            ),
+        };
+        match places.try_acquire() {
+            Ok(place) => Ok(Some(place)),
+            Err(_) => Err(Error::Exhausted { reason }.into()),
         }
     }
 }
@@ -95,16 +148,8 @@ where
         // The clone that is ready is the one that was polled.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let GateLayer {
-            catalog,
-            limiter,
-            calls,
-        } = self.layer.clone();
+        let layer = self.layer.clone();
         Box::pin(async move {
-            let Ok(_call) = calls.try_acquire() else {
-                let reason = "the catalog has too many calls under way; try again in a second";
-                return Ok(Status::from(Error::Exhausted { reason }).into_http());
-            };
             let rpc = request.uri().path().trim_start_matches('/').to_owned();
             let caller = Caller::of(&Peer::of(request.extensions()));
             let address = request
@@ -112,14 +157,27 @@ where
                 .get::<TlsConnectInfo<TcpConnectInfo>>()
                 .and_then(|info| info.get_ref().remote_addr())
                 .map(|address| address.ip());
-            match admit(&catalog, &limiter, &rpc, &caller, address).await {
-                Ok(()) => {
-                    // What handlers and the store log carries who called and what.
-                    let span = tracing::info_span!("call", %rpc, %caller);
-                    request.extensions_mut().insert(Arc::new(caller));
-                    inner.call(request).instrument(span).await
+            if let Err(status) = admit(&layer.catalog, &layer.limiter, &rpc, &caller, address).await {
+                return Ok(status.into_http());
+            }
+            let _place = match layer.place(&rpc, &caller) {
+                Ok(place) => place,
+                Err(status) => return Ok(status.into_http()),
+            };
+            // What handlers and the store log carries who called and what.
+            let span = tracing::info_span!("call", %rpc, %caller);
+            let known = !matches!(caller, Caller::Anybody);
+            request.extensions_mut().insert(Arc::new(caller));
+            let answer = inner.call(request).instrument(span);
+            if known {
+                return answer.await;
+            }
+            match tokio::time::timeout(layer.newcomer_duration, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let reason = "the call took too long: without a certificate it has 5 seconds; try again";
+                    Ok(Status::from(Error::Exhausted { reason }).into_http())
                 }
-                Err(status) => Ok(status.into_http()),
             }
         })
     }
@@ -241,6 +299,71 @@ mod tests {
 
     use super::*;
     use crate::testing::{World, caller};
+    use mooring_identity::{PeerIdentity, Principal};
+
+    /// A call of this rpc, as it comes from the connection.
+    fn call(rpc: &str, peer: Peer) -> http::Request<Body> {
+        let mut request = http::Request::new(Body::empty());
+        *request.uri_mut() = format!("/{rpc}").parse().unwrap();
+        request.extensions_mut().insert(peer);
+        request
+    }
+
+    fn grpc_code(answer: &http::Response<Body>) -> Code {
+        answer
+            .headers()
+            .get("grpc-status")
+            .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn newcomers_who_say_nothing_keep_nobody_with_a_certificate_out_and_lose_their_places() {
+        const LOGIN: &str = "mooring.v1.AuthService/Login";
+        const WHO_AM_I: &str = "mooring.v1.AuthService/WhoAmI";
+        let world = World::new().await;
+        let limits = Limits {
+            calls: 1,
+            newcomers: 2,
+            newcomer_duration: std::time::Duration::from_millis(200),
+        };
+        // A login waits for a body that never comes, as handlers do.
+        let inner = tower::service_fn(|request: http::Request<Body>| async move {
+            if request.uri().path().ends_with("Login") {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+        });
+        let gate = GateLayer::within(world.catalog.clone(), limits).layer(inner);
+        let mut silent = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let mut gate = gate.clone();
+            silent.spawn(async move { gate.call(call(LOGIN, Peer::Anonymous)).await.unwrap() });
+        }
+        let refused = silent.join_next().await.unwrap().unwrap();
+        assert_eq!(grpc_code(&refused), Code::ResourceExhausted);
+        assert_eq!(silent.len(), 2, "two hold the places");
+
+        let now = world.clock.now();
+        let identity = PeerIdentity {
+            principal: Principal::User(world.clock.new_uid()),
+            trust_domain: "test".parse().unwrap(),
+            serial: "01".into(),
+            not_before: now,
+            not_after: now + Duration::days(1),
+            key_sha256: mooring_identity::KeyPin::of_public_key(b""),
+        };
+        let known = Peer::Identified(Arc::new(identity));
+        let mut gate = gate.clone();
+        let answer = gate.call(call(WHO_AM_I, known)).await.unwrap();
+        assert_eq!(grpc_code(&answer), Code::Ok);
+        let health = call("grpc.health.v1.Health/Check", Peer::Anonymous);
+        assert_eq!(grpc_code(&gate.call(health).await.unwrap()), Code::Ok);
+
+        for ended in silent.join_all().await {
+            assert_eq!(grpc_code(&ended), Code::ResourceExhausted, "its time is over");
+        }
+        assert_eq!(gate.layer.newcomers.available_permits(), 2);
+    }
 
     async fn code(world: &World, rpc: &str, caller: &Caller) -> Code {
         admit(&world.catalog, &Limiter::default(), rpc, caller, None)
@@ -261,6 +384,11 @@ mod tests {
         for (rpc, who, expected) in [
             ("grpc.health.v1.Health/Check", &Caller::Anybody, Code::Ok),
             ("mooring.v1.AuthService/Login", &Caller::Anybody, Code::Ok),
+            (
+                "grpc.health.v1.Health/Watch",
+                &Caller::Anybody,
+                Code::Unauthenticated,
+            ),
             (
                 "mooring.v1.AuthService/WhoAmI",
                 &Caller::Anybody,

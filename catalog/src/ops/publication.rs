@@ -190,7 +190,13 @@ impl Catalog {
         change: PublicationChange,
     ) -> Result<Publication, Error> {
         let writing = self.write().await?;
-        let (UpdatePublication { name, owner: judged_for }, actor) = permit.spend(&writing).await?;
+        let (
+            UpdatePublication {
+                name,
+                owner: judged_for,
+            },
+            actor,
+        ) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
         let owner = publication.connector.project().clone();
         if owner != judged_for {
@@ -249,7 +255,13 @@ impl Catalog {
         how: Withdrawal,
     ) -> Result<Publication, Error> {
         let writing = self.write().await?;
-        let (WithdrawPublication { name, owner: judged_for }, actor) = permit.spend(&writing).await?;
+        let (
+            WithdrawPublication {
+                name,
+                owner: judged_for,
+            },
+            actor,
+        ) = permit.spend(&writing).await?;
         let mut publication = find(&writing, &name).await?;
         let owner = Some(publication.connector.project().clone());
         if owner != judged_for {

@@ -413,7 +413,8 @@ pub const RULES: &[Rule] = &[
     ),
     rule("mooring.agent.v1.SessionService/Connect", Access::Host),
     rule("grpc.health.v1.Health/Check", Access::Anybody),
-    rule("grpc.health.v1.Health/Watch", Access::Anybody),
+    // It never ends, so it is for people that are known.
+    rule("grpc.health.v1.Health/Watch", Access::User),
     rule(
         "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         Access::User,

@@ -165,3 +165,35 @@ async fn the_last_use_of_a_token_is_had_by_one_only() {
         3
     );
 }
+
+#[tokio::test]
+async fn a_caller_that_gives_up_during_the_commit_parts_it_from_no_wake_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, clock) = store(&dir).await;
+    let before = *store.revisions().borrow();
+    for number in 0..20 {
+        let mut told = store.revisions();
+        let mut adding = Box::pin(async { add(&store, &clock, &format!("c{number}")).await });
+        // Polled a few times more for each round, then dropped: somewhere on its way.
+        for _ in 0..=number * 4 {
+            if poll_once(&mut adding).await {
+                break;
+            }
+        }
+        drop(adding);
+        // The next writer begins when the one before is over, whether it came to an end or not.
+        drop(store.write(clock.now()).await.unwrap());
+        let snapshot = store.read(clock.now()).await.unwrap();
+        let stored = super::realm::get(&snapshot).await.unwrap().revision;
+        assert_eq!(*told.borrow_and_update(), stored, "what is committed is told");
+    }
+    assert!(*store.revisions().borrow() >= before);
+}
+
+/// Polls once, lets others run, and says whether it is done.
+async fn poll_once(future: &mut std::pin::Pin<Box<impl Future<Output = i64>>>) -> bool {
+    let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready()));
+    let done = polled.await;
+    tokio::time::sleep(std::time::Duration::from_micros(300)).await;
+    done
+}

@@ -36,4 +36,4 @@ pub use error::Error;
 pub use join::JoinString;
 pub use peer::{Peer, PeerIdentity, PeerLayer, Principal, TrustDomain};
 pub use pin::KeyPin;
-pub use server::{Incoming, ServerTls};
+pub use server::{Incoming, Limits, ServerTls};

@@ -23,15 +23,54 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::client::provider;
 use crate::{Credentials, Error};
 
+mod connection;
+mod places;
+
+pub use connection::Connection;
+use places::{Place, Places};
+
 /// A client that does not finish its handshake in this time is dropped. The same as the dialler's patience.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Handshakes at a time. Each costs about 40 KiB of buffers and half a millisecond of a core, so these are 20 MiB
-/// and a quarter of a second of work; further sockets wait in the kernel's queue.
-const HANDSHAKES_MAX: usize = 512;
-
 /// Rest after a failed accept: it mostly means that there are no descriptors left, and asking at once again would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How much newcomers may take, so that clients with a certificate always find room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Handshakes at a time; further sockets wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Handshakes of one address at a time; further sockets of it are closed.
+    pub handshakes_of_one: usize,
+    /// Connections without a client certificate; further ones are closed after their handshake.
+    pub anonymous: usize,
+    /// The same, of one address.
+    pub anonymous_of_one: usize,
+    /// How long a connection without a client certificate lives.
+    pub anonymous_life: Duration,
+}
+
+impl Limits {
+    /// For a process that may open so many files. Newcomers have a quarter for their handshakes and a quarter for
+    /// their connections, so half of all is left for clients with a certificate and for the process's own files.
+    pub fn of_open_files(open_files_max: usize) -> Self {
+        /// Each costs about 40 KiB of buffers and half a millisecond of a core: 20 MiB and a quarter of a second.
+        const HANDSHAKES_MAX: usize = 512;
+        /// A rack behind one address that enrols; each of its machines is done in a second.
+        const ANONYMOUS_OF_ONE_MAX: usize = 64;
+        /// An enrolment or a login takes two round trips.
+        const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+        let quarter = (open_files_max / 4).max(1);
+        let handshakes = quarter.min(HANDSHAKES_MAX);
+        Self {
+            handshakes,
+            handshakes_of_one: handshakes.div_ceil(4),
+            anonymous: quarter,
+            anonymous_of_one: quarter.min(ANONYMOUS_OF_ONE_MAX),
+            anonymous_life: ANONYMOUS_LIFE,
+        }
+    }
+}
 
 /// The server's certificate and the CA whose clients it believes, replaceable while it listens.
 pub struct ServerTls(ArcSwap<ServerConfig>);
@@ -72,22 +111,29 @@ fn config(credentials: &Credentials) -> Result<ServerConfig, Error> {
 pub struct Incoming {
     listener: TcpListener,
     tls: Arc<ServerTls>,
-    handshakes: JoinSet<Option<TlsStream<TcpStream>>>,
+    limits: Limits,
+    handshakes: JoinSet<Option<Connection>>,
+    /// Of the handshakes; how many there are in all, the set knows.
+    handshake_places: Arc<Places>,
+    anonymous_places: Arc<Places>,
     rest: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Incoming {
     /// Listens. Port 0 asks the system for one: see [`Incoming::local_address`].
-    pub async fn bind(address: SocketAddr, tls: Arc<ServerTls>) -> io::Result<Self> {
-        Ok(Self::new(TcpListener::bind(address).await?, tls))
+    pub async fn bind(address: SocketAddr, tls: Arc<ServerTls>, limits: Limits) -> io::Result<Self> {
+        Ok(Self::new(TcpListener::bind(address).await?, tls, limits))
     }
 
     /// Takes over a socket that listens already.
-    pub fn new(listener: TcpListener, tls: Arc<ServerTls>) -> Self {
+    pub fn new(listener: TcpListener, tls: Arc<ServerTls>, limits: Limits) -> Self {
         Self {
             listener,
             tls,
+            limits,
             handshakes: JoinSet::new(),
+            handshake_places: Places::new(limits.handshakes, limits.handshakes_of_one),
+            anonymous_places: Places::new(limits.anonymous, limits.anonymous_of_one),
             rest: None,
         }
     }
@@ -105,11 +151,21 @@ impl Incoming {
             }
             self.rest = None;
         }
-        while self.handshakes.len() < HANDSHAKES_MAX {
+        while self.handshakes.len() < self.limits.handshakes {
             match self.listener.poll_accept(cx) {
                 Poll::Ready(Ok((socket, peer))) => {
-                    let acceptor = TlsAcceptor::from(self.tls.0.load_full());
-                    self.handshakes.spawn(handshake(acceptor, socket, peer));
+                    let Some(place) = self.handshake_places.take(peer.ip()) else {
+                        tracing::debug!(%peer, "too many TLS handshakes of this address under way");
+                        continue;
+                    };
+                    let handshake = Handshake {
+                        acceptor: TlsAcceptor::from(self.tls.0.load_full()),
+                        peer,
+                        anonymous_places: Arc::clone(&self.anonymous_places),
+                        anonymous_life: self.limits.anonymous_life,
+                        _place: place,
+                    };
+                    self.handshakes.spawn(handshake.run(socket));
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "a connection cannot be accepted; is the limit of open files too low?");
@@ -125,7 +181,7 @@ impl Incoming {
 }
 
 impl Stream for Incoming {
-    type Item = io::Result<TlsStream<TcpStream>>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -141,23 +197,42 @@ impl Stream for Incoming {
     }
 }
 
-async fn handshake(
+/// A handshake under way, and what becomes of it.
+struct Handshake {
     acceptor: TlsAcceptor,
-    socket: TcpStream,
     peer: SocketAddr,
-) -> Option<TlsStream<TcpStream>> {
-    let _ = socket.set_nodelay(true);
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => Some(stream),
-        // Scanners and port checks do this all day; nobody must act.
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "TLS handshake refused");
-            None
+    anonymous_places: Arc<Places>,
+    anonymous_life: Duration,
+    _place: Place,
+}
+
+impl Handshake {
+    async fn run(self, socket: TcpStream) -> Option<Connection> {
+        let peer = self.peer;
+        let _ = socket.set_nodelay(true);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(socket)).await {
+            Ok(Ok(stream)) => self.admit(stream),
+            // Scanners and port checks do this all day; nobody must act.
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake refused");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS handshake took too long");
+                None
+            }
         }
-        Err(_) => {
-            tracing::debug!(%peer, "TLS handshake took too long");
-            None
+    }
+
+    fn admit(&self, stream: TlsStream<TcpStream>) -> Option<Connection> {
+        if stream.get_ref().1.peer_certificates().is_some() {
+            return Some(Connection::identified(stream));
         }
+        let Some(place) = self.anonymous_places.take(self.peer.ip()) else {
+            tracing::debug!(peer = %self.peer, "too many connections without a client certificate");
+            return None;
+        };
+        Some(Connection::anonymous(stream, place, self.anonymous_life))
     }
 }
 

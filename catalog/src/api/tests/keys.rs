@@ -558,9 +558,7 @@ async fn what_is_published_is_changed_by_editors_only() {
         .unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(
-        status
-            .message()
-            .contains("communities/research/publications/data"),
+        status.message().contains("used by 1 that you may not see"),
         "{}",
         status.message()
     );

@@ -7,6 +7,7 @@ use agent_pb::connect_request::Message as Said;
 use agent_pb::connect_response::Message as Told;
 use agent_pb::session_service_client::SessionServiceClient;
 use agent_pb::session_service_server::SessionServiceServer;
+use mooring_identity::Authority;
 use mooring_proto::agent::v1 as agent_pb;
 use mooring_proto::v1 as pb;
 use pb::host_service_server::HostService as _;
@@ -16,7 +17,10 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Code, Request, Status, Streaming};
 
+use crate::api::Api;
+use crate::ops::{Catalog, Settings, realm};
 use crate::policy::Caller;
+use crate::store::Store;
 use crate::testing::fleet::TestHost;
 use crate::testing::{World, request};
 
@@ -318,4 +322,58 @@ async fn what_a_host_refuses_is_told_to_people() {
         failed.message,
         "hosts/gpu-1: this agent has no such backend; install it"
     );
+}
+
+#[tokio::test]
+async fn a_host_that_talks_all_the_time_is_told_what_no_wake_up_came_for() {
+    let (mut world, host) = world().await;
+    // A second catalog on the same database, as after a wake-up that was lost: this one's commits wake nobody here.
+    let path = |name| world.dir.path().join(name);
+    let store = Store::open(&path("catalog.db")).await.unwrap();
+    let keyring = realm::open_keyring(&store, &world.clock, &path("root.key"))
+        .await
+        .unwrap();
+    let authority =
+        Authority::load_or_create(&path("ca"), &"test".parse().unwrap(), world.clock.now()).unwrap();
+    let settings = Settings {
+        look_interval: Duration::from_secs(1),
+        ..world.catalog.settings.clone()
+    };
+    let serving = Arc::new(Catalog::new(
+        store,
+        keyring,
+        authority,
+        world.clock.clone(),
+        settings,
+    ));
+    let acting = std::mem::replace(&mut world.api, Api { catalog: serving });
+    let (mut line, _, snapshot) = Line::greeted(&world, &host).await;
+    world.api = acting;
+    world
+        .activate(&world.operator, "projects/ml/connectors/reports", "gpu")
+        .await
+        .unwrap();
+    // Far more often than it looks.
+    let talk = async {
+        loop {
+            line.say
+                .send(agent_pb::ConnectRequest {
+                    message: Some(Said::Ack(agent_pb::Ack {
+                        revision: snapshot.revision,
+                    })),
+                })
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, line.told.message());
+    let told = tokio::select! {
+        () = talk => unreachable!("it never stops"),
+        told = told => told.expect("it looks by itself").unwrap().unwrap(),
+    };
+    let Some(Told::Delta(delta)) = told.message else {
+        panic!("only deltas after the snapshot")
+    };
+    assert_eq!(delta.upserts.len(), 1);
 }

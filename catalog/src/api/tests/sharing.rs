@@ -265,3 +265,64 @@ async fn no_mode_is_wider_than_what_bounds_it() {
     assert_eq!((after.uid, after.generation), (before.uid, before.generation + 1));
     assert_eq!(after.spec.mode, crate::domain::Mode::ReadWrite);
 }
+
+#[tokio::test]
+async fn whoever_uses_a_connector_is_named_only_to_those_who_may_see_it() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let connector = "projects/ml/connectors/reports";
+    let publication = publish(&world, &operator, connector, "research")
+        .await
+        .unwrap()
+        .name;
+    import_as(&world, &operator, "web", &publication, "reports")
+        .await
+        .unwrap();
+    world.activate(&operator, connector, "gpu").await.unwrap();
+    world
+        .activate(&operator, "projects/web/imports/reports", "gpu")
+        .await
+        .unwrap();
+    // Editor of the owner project, and of nothing else.
+    let owner = world
+        .user_with("owner", pb::Role::Editor, "projects/ml", &operator)
+        .await;
+    let update = |caller| {
+        let body = pb::UpdateConnectorRequest {
+            connector: Some(pb::Connector {
+                name: connector.into(),
+                prefix: "2024/".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        world.api.update_connector(request(caller, body))
+    };
+    let delete = |caller| {
+        let body = pb::DeleteConnectorRequest {
+            name: connector.into(),
+            ..Default::default()
+        };
+        world.api.delete_connector(request(caller, body))
+    };
+    let refused = update(&owner).await.unwrap_err();
+    let said = refused.message();
+    assert!(
+        said.contains("projects/ml/activations/reports-gpu and 1 that you may not see"),
+        "{said}"
+    );
+    assert!(!said.contains("web"), "{said}");
+    let refused = delete(&owner).await.unwrap_err();
+    let said = refused.message();
+    assert!(
+        said.contains("projects/ml/activations/reports-gpu and 2 that you may not see"),
+        "{said}"
+    );
+    assert!(!said.contains("web") && !said.contains("research"), "{said}");
+    let refused = delete(&operator).await.unwrap_err();
+    let said = refused.message();
+    assert!(
+        said.contains("projects/web/activations/reports-gpu") && said.contains(&publication),
+        "{said}"
+    );
+}

@@ -9,7 +9,10 @@ use pb::connector_service_server::ConnectorService as _;
 use pb::publication_service_server::PublicationService as _;
 use tonic::{Code, Status};
 
+use crate::domain::Error;
 use crate::domain::activation::MountState;
+use crate::domain::names::PublicationName;
+use crate::domain::publication::{PublicationChange, Withdrawal};
 use crate::testing::fleet::mount;
 use crate::testing::request;
 use crate::testing::sharing::{import_as, missing, publish, shared_world, withdraw};
@@ -311,4 +314,55 @@ async fn a_community_in_which_something_is_offered_cannot_be_deleted_and_goes_wi
         .await
         .unwrap();
     delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_another_project_has_by_now_is_judged_for_that_project() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    world.connector("reports", "web", &operator).await;
+    let anna = world
+        .user_with("anna", pb::Role::Editor, "projects/ml", &operator)
+        .await;
+    world
+        .grant("anna", pb::Role::Viewer, "communities/research", &operator)
+        .await
+        .unwrap();
+    let name = publish(&world, &operator, "projects/ml/connectors/reports", "research")
+        .await
+        .unwrap()
+        .name;
+    withdraw(&world, &operator, &name, pb::WithdrawalMode::Block)
+        .await
+        .unwrap();
+
+    // Both calls looked while the name was still ml's, and waited behind the one that gave it to web.
+    let parsed: PublicationName = name.parse().unwrap();
+    let catalog = &world.catalog;
+    let action = catalog.withdraw_publication_action(parsed.clone()).await.unwrap();
+    let withdrawal = catalog.permit(&anna, action).await.unwrap();
+    let action = catalog
+        .update_publication_action(&anna, parsed.clone())
+        .await
+        .unwrap();
+    let update = catalog.permit(&anna, action).await.unwrap();
+    publish(&world, &operator, "projects/web/connectors/reports", "research")
+        .await
+        .unwrap();
+
+    let denied = catalog.withdraw_publication(withdrawal, Withdrawal::Force).await;
+    assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
+    let denied = catalog
+        .update_publication(update, PublicationChange::default())
+        .await;
+    assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
+    let body = pb::GetPublicationRequest { name };
+    let kept = world
+        .api
+        .get_publication(request(&operator, body))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(kept.state(), pb::PublicationState::Published);
+    assert_eq!(kept.connector, "projects/web/connectors/reports");
 }

@@ -34,9 +34,18 @@ struct World {
     _server: JoinSet<()>,
 }
 
+/// What a process with the usual number of files allows.
+fn usual() -> Limits {
+    Limits::of_open_files(1024)
+}
+
 async fn serve(credentials: &Credentials) -> World {
+    serve_within(credentials, usual()).await
+}
+
+async fn serve_within(credentials: &Credentials, limits: Limits) -> World {
     let tls = ServerTls::new(credentials).unwrap();
-    let incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), Arc::clone(&tls))
+    let incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), Arc::clone(&tls), limits)
         .await
         .unwrap();
     let endpoint = format!("https://localhost:{}", incoming.local_address().unwrap().port());
@@ -236,7 +245,9 @@ async fn a_server_that_shows_our_ca_without_its_signature_is_refused() {
         ),
     ));
     let tls = Arc::new(ServerTls(ArcSwap::from_pointee(config)));
-    let mut incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), tls).await.unwrap();
+    let mut incoming = Incoming::bind(([127, 0, 0, 1], 0).into(), tls, usual())
+        .await
+        .unwrap();
     let endpoint = format!("https://localhost:{}", incoming.local_address().unwrap().port());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { while tokio_stream::StreamExt::next(&mut incoming).await.is_some() {} });
@@ -284,4 +295,121 @@ async fn a_client_that_says_nothing_keeps_nobody_else_out() {
     let tls = ClientTls::without_certificate(ca.ca_pem()).unwrap();
     check(&tls.channel(&world.endpoint).unwrap()).await.unwrap();
     drop(silent);
+}
+
+#[tokio::test]
+async fn newcomers_have_so_many_places_and_keep_no_host_out() {
+    let ca = TestAuthority::new(now());
+    let limits = Limits {
+        anonymous_of_one: 2,
+        ..usual()
+    };
+    let world = serve_within(&ca.server(HOUR, now()), limits).await;
+    let newcomer = || {
+        let tls = ClientTls::without_certificate(ca.ca_pem()).unwrap();
+        tls.channel(&world.endpoint).unwrap()
+    };
+    let (first, second) = (newcomer(), newcomer());
+    check(&first).await.unwrap();
+    check(&second).await.unwrap();
+    check(&newcomer()).await.expect_err("all places are taken");
+    let credentials = ca.credentials(host(1), HOUR, now());
+    for _ in 0..4 {
+        let tls = ClientTls::new(&credentials).unwrap();
+        check(&tls.channel(&world.endpoint).unwrap()).await.unwrap();
+    }
+    drop(first);
+    let again = async {
+        while check(&newcomer()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again)
+        .await
+        .expect("a place that is left is free");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_certificate_ends_soon_and_one_with_it_goes_on() {
+    let ca = TestAuthority::new(now());
+    let limits = Limits {
+        anonymous: 1,
+        anonymous_life: Duration::from_millis(300),
+        ..usual()
+    };
+    let world = serve_within(&ca.server(HOUR, now()), limits).await;
+    let address = world.endpoint.replace("https://localhost", "127.0.0.1");
+    let credentials = ca.credentials(host(1), HOUR, now());
+    let known = ClientTls::new(&credentials).unwrap().channel(&world.endpoint);
+    let known = known.unwrap();
+    check(&known).await.unwrap();
+
+    // A client that does everything right, and stays.
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(certificate_of(ca.ca_pem(), "the CA certificate").unwrap())
+        .unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(&address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let mut stays = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, socket)
+        .await
+        .unwrap();
+    let ended = async {
+        use tokio::io::AsyncReadExt as _;
+        let mut buffer = [0; 1024];
+        while stays.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+    };
+    tokio::time::timeout(Duration::from_secs(5), ended)
+        .await
+        .expect("the server ends it");
+    let newcomer = ClientTls::without_certificate(ca.ca_pem()).unwrap();
+    check(&newcomer.channel(&world.endpoint).unwrap())
+        .await
+        .expect("its place is free again");
+    assert_eq!(world.callers.lock().unwrap().len(), 2);
+    check(&known).await.unwrap();
+}
+
+#[tokio::test]
+async fn silent_sockets_of_one_address_leave_room_for_handshakes_of_others() {
+    let ca = TestAuthority::new(now());
+    let limits = Limits {
+        handshakes: 8,
+        handshakes_of_one: 2,
+        ..usual()
+    };
+    let world = serve_within(&ca.server(HOUR, now()), limits).await;
+    let port = world.endpoint.replace("https://localhost:", "");
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let server = format!("127.0.0.1:{port}").parse().unwrap();
+        silent.push(socket.connect(server).await.unwrap());
+    }
+    let tls = ClientTls::without_certificate(ca.ca_pem()).unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(3),
+        check(&tls.channel(&world.endpoint).unwrap()),
+    )
+    .await
+    .expect("well before the silent ones are dropped")
+    .unwrap();
+    drop(silent);
+}
+
+#[test]
+fn newcomers_never_get_more_than_half_of_the_descriptors() {
+    for open_files_max in [0, 4, 256, 1024, 1_048_576] {
+        let limits = Limits::of_open_files(open_files_max);
+        assert!(limits.handshakes > 0 && limits.handshakes_of_one > 0 && limits.anonymous_of_one > 0);
+        assert!(limits.handshakes + limits.anonymous <= (open_files_max / 2).max(2));
+    }
 }
