@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod domain;
 pub mod keyring;
+pub mod lock;
 pub mod ops;
 pub mod policy;
 pub mod server;

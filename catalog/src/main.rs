@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mooring_catalog::config::{self, Config, LogFormat};
+use mooring_catalog::lock::StateLock;
 use mooring_catalog::ops::realm;
 use mooring_catalog::server::{Server, State};
 use mooring_identity::Clock;
@@ -108,6 +109,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<()> {
     match command {
         Command::Serve(_) => serve(config).await,
         Command::RaiseEpoch(_) => {
+            let _lock = StateLock::acquire(&config.state_dir)?;
             let State { store, clock, .. } = State::open(&config, Clock::system())
                 .await
                 .map_err(anyhow::Error::from_boxed)?;
@@ -123,6 +125,7 @@ async fn run(command: Command, config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let _lock = StateLock::acquire(&config.state_dir)?;
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mooring_identity::testing::TestAuthority;
-use mooring_identity::{Authority, Clock, Incoming, JoinString, Peer, PeerLayer, Principal, ServerTls};
+use mooring_identity::{
+    Authority, Clock, Incoming, JoinString, Limits, Peer, PeerLayer, Principal, ServerTls,
+};
 use mooring_proto::v1::activation_service_server::{ActivationService, ActivationServiceServer};
 use mooring_proto::v1::auth_service_server::{AuthService, AuthServiceServer};
 use mooring_proto::v1::user_service_server::{UserService, UserServiceServer};
@@ -259,7 +261,11 @@ impl World {
             .build()
             .unwrap();
         let incoming = runtime
-            .block_on(Incoming::bind(([127, 0, 0, 1], 0).into(), tls))
+            .block_on(Incoming::bind(
+                ([127, 0, 0, 1], 0).into(),
+                tls,
+                Limits::of_open_files(1024),
+            ))
             .unwrap();
         let endpoint = format!("https://localhost:{}", incoming.local_address().unwrap().port());
         let service = Service(Arc::clone(&fake));
