@@ -89,6 +89,8 @@ pub struct Place {
 pub struct SealedCredential {
     /// What it was sealed for.
     pub secret_version: String,
+    /// Tells the key from others; empty if the catalog does not say it.
+    pub fingerprint: Vec<u8>,
     /// Encapsulated key and ciphertext.
     pub envelope: Vec<u8>,
 }
@@ -269,6 +271,7 @@ impl SealedCredential {
     fn of(sealed: &pb::SealedCredential) -> SealedCredential {
         SealedCredential {
             secret_version: sealed.secret_version.clone(),
+            fingerprint: sealed.key_fingerprint.clone(),
             envelope: [sealed.encapsulated_key.as_slice(), sealed.ciphertext.as_slice()].concat(),
         }
     }

@@ -1,16 +1,18 @@
 //! The local socket: tells programs on this host which mounts there are. Every caller is known by the kernel's word
 //! (SO_PEERCRED) and is told only of the mounts that he may enter; root is told of all.
 
+mod callers;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mooring_proto::local::v1 as pb;
 use mooring_proto::local::v1::local_service_server::{LocalService, LocalServiceServer};
 use time::OffsetDateTime;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -21,6 +23,17 @@ use crate::groups;
 use crate::ledger::Held;
 use crate::session::SessionState;
 use crate::status::{HostStatus, MountStatus, timestamp};
+
+use callers::Callers;
+
+/// A call is answered from memory and the user database.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Calls under way on one connection.
+const CALLS_PER_CONNECTION_MAX: usize = 4;
+
+/// Look-ups of groups under way. They block threads of the pool that also looks at the mounts, and the directory may be slow.
+static LOOK_UPS: Semaphore = Semaphore::const_new(4);
 
 /// The socket, bound and ready to answer.
 #[derive(Debug)]
@@ -61,9 +74,12 @@ impl Local {
 
     /// Answers until `shutdown`.
     pub async fn run(self, sources: Sources, shutdown: CancellationToken) {
+        let callers = Box::pin(Callers::default().of(self.listener));
         let served = Server::builder()
+            .timeout(CALL_TIMEOUT)
+            .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
             .add_service(LocalServiceServer::new(sources))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(self.listener), shutdown.cancelled());
+            .serve_with_incoming_shutdown(callers, shutdown.cancelled());
         tokio::select! {
             served = served => if let Err(error) = served {
                 tracing::error!(%error, "the local socket fails");
@@ -103,7 +119,13 @@ impl LocalService for Sources {
         let mounts: Vec<MountStatus> = self.status.borrow().mounts.values().cloned().collect();
         let (uid, gid) = (peer.uid(), peer.gid());
         // The user database may be a directory service far away.
+        let turn = LOOK_UPS
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("the agent ends"))?;
         let visible = tokio::task::spawn_blocking(move || {
+            // Held to the end of the look-up, also when the caller has gone.
+            let _turn = turn;
             visible(mounts, |group| groups::is_member(uid, gid, group), uid)
         });
         let visible = visible.await.map_err(|_| Status::unavailable("the agent ends"))?;

@@ -72,6 +72,10 @@ enum Command {
     ///
     /// Keys are made here and never leave this machine. If the reply is lost, run it again: within 10 minutes the
     /// same token gives the same host.
+    ///
+    /// A host that its catalog does not accept any more (deleted, or away until its certificate had ended) enrols anew:
+    /// stop the agent, run this with a new join file, start the agent. What is mounted stays mounted. A host that is
+    /// accepted is left as it is, and the exit code is not 0.
     Enroll {
         /// The configuration [default: /etc/mooring/agent.toml, if it is there]
         #[arg(long, value_name = "FILE")]
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
     close_inherited_descriptors();
     // What is meant for others gets its mode explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_descriptor_limit();
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("nothing has installed a provider before the first line of main");
@@ -250,6 +255,15 @@ fn close_inherited_descriptors() {
     for descriptor in open {
         // The descriptor of the listing itself is among them and closed already.
         let _ = nix::unistd::close(descriptor);
+    }
+}
+
+/// Services begin with 1024 descriptors for the sake of `select`, which nobody here uses; each mount needs a few.
+fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        eprintln!("mooring-agent: the limit on open files cannot be raised: {error}");
     }
 }
 

@@ -200,7 +200,10 @@ fn step_for(
                 Action::Restart.on(uid)
             }
         }
-        Seen::Mounted(record) if record.secret_version != credential.secret_version => {
+        Seen::Mounted(record)
+            if record.secret_version != credential.secret_version
+                || record.key_fingerprint != credential.fingerprint =>
+        {
             Action::SetCredential.on(uid)
         }
         Seen::Mounted(_) => return None,

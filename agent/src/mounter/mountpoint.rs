@@ -25,6 +25,7 @@ pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))
             .map_err(|error| MountError::io("set the mode of", root, error))?;
     }
+    refuse_strangers(root)?;
     let table = table()?;
     if table.at(root).is_none() {
         rustix::mount::mount_bind(root, root).map_err(|errno| {
@@ -49,6 +50,21 @@ pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
+/// Whoever may write to the mount root could put links and mounts of his own where root works.
+fn refuse_strangers(root: &Path) -> Result<(), MountError> {
+    let found = std::fs::symlink_metadata(root).map_err(|error| MountError::io("look at", root, error))?;
+    if found.is_dir() && found.uid() == 0 && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(MountError::host(
+        "MountRootUnsafe",
+        format!(
+            "{} is a link, or others than root own it or may write to it; let only root write there: chown root {0}; chmod go-w {0}",
+            root.display()
+        ),
+    ))
+}
+
 /// Makes the project's folder, which only its group may enter, and in it the guarded mount point.
 pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
     let gid = admit(root, place, group)?;
@@ -60,14 +76,17 @@ pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result
 /// is in the folder already stays there.
 pub(super) fn admit(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
     let gid = gid_of(group)?;
-    let project = place.project_folder(root);
-    make_folder(&project)?;
+    let path = place.project_folder(root);
+    make_folder(&path)?;
+    // By its descriptor, so that a link in its place leads nowhere.
+    let project = open_folder(&path)?;
     // The owner first: the mode must never be wider than for the group it is meant for.
-    std::os::unix::fs::chown(&project, Some(0), Some(gid))
-        .map_err(|error| MountError::io("set the owner of", &project, error))?;
+    std::os::unix::fs::fchown(&project, Some(0), Some(gid))
+        .map_err(|error| MountError::io("set the owner of", &path, error))?;
     let mode = if group.is_some() { 0o750 } else { 0o700 };
-    std::fs::set_permissions(&project, std::fs::Permissions::from_mode(mode))
-        .map_err(|error| MountError::io("set the mode of", &project, error))?;
+    project
+        .set_permissions(std::fs::Permissions::from_mode(mode))
+        .map_err(|error| MountError::io("set the mode of", &path, error))?;
     Ok(gid)
 }
 

@@ -80,6 +80,7 @@ impl Mounter {
             path: path.clone(),
             worker,
             secret_version: sealed.secret_version.clone(),
+            key_fingerprint: sealed.fingerprint.clone(),
             activation: about.activation.clone(),
             connector: about.connector.clone(),
             read_only,
@@ -101,6 +102,7 @@ impl Mounter {
             .map_err(|error| worker_failed(&error))?;
         self.write(&Record {
             secret_version: sealed.secret_version.clone(),
+            key_fingerprint: sealed.fingerprint.clone(),
             ..record.clone()
         })?;
         Ok(status)

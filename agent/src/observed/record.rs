@@ -52,6 +52,9 @@ pub struct Record {
     pub worker: Process,
     /// Which key the worker has.
     pub secret_version: String,
+    /// The fingerprint of that key; empty in records of agents that did not note it.
+    #[serde(default)]
+    pub key_fingerprint: Vec<u8>,
     /// The activation's name.
     pub activation: String,
     /// The connector's name.
@@ -301,6 +304,7 @@ mod tests {
                 start_time: 8,
             },
             secret_version: "projects/ml/secrets/s/versions/1".into(),
+            key_fingerprint: Vec::new(),
             activation: "projects/ml/activations/a".into(),
             connector: "projects/ml/connectors/c".into(),
             read_only: false,
@@ -330,7 +334,7 @@ mod tests {
     #[test]
     fn a_record_of_an_older_agent_is_understood() {
         let mut json = serde_json::to_value(record()).unwrap();
-        for field in ["serves", "started_for", "taken_over_by"] {
+        for field in ["key_fingerprint", "serves", "started_for", "taken_over_by"] {
             json.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record());

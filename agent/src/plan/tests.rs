@@ -68,6 +68,7 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
             start_time: 1,
         },
         secret_version: "v1".to_owned(),
+        key_fingerprint: Vec::new(),
         activation: String::new(),
         connector: String::new(),
         read_only: false,
@@ -97,7 +98,7 @@ fn steps(desired: &DesiredSet, observed: &ObservedSet) -> Vec<Step> {
 fn each_thing_that_can_be_found_has_its_step() {
     let want = desired(&[assignment(1, "a")]);
     let a = || mounted(&["a"]);
-    let table: [(&str, String, Vec<Run>, Vec<Step>); 12] = [
+    let table: [(&str, String, Vec<Run>, Vec<Step>); 13] = [
         ("nothing", String::new(), vec![], vec![Action::Start.on(uid(1))]),
         (
             "serves what was ordered",
@@ -115,6 +116,12 @@ fn each_thing_that_can_be_found_has_its_step() {
             "another key",
             a(),
             vec![run(1, "a", true, |r| r.secret_version = "v0".into())],
+            vec![Action::SetCredential.on(uid(1))],
+        ),
+        (
+            "another access key id in the same version",
+            a(),
+            vec![run(1, "a", true, |r| r.key_fingerprint = vec![1])],
             vec![Action::SetCredential.on(uid(1))],
         ),
         (
@@ -293,8 +300,9 @@ fn serving() -> Option<crate::observed::record::Serving> {
 
 #[test]
 fn a_changed_order_interrupts_a_mount_only_if_it_serves_something_else() {
+    type Case = (&'static str, fn(&mut Record), Vec<Step>);
     let want = desired(&[assignment(1, "a")]);
-    let table: [(&str, fn(&mut Record), Vec<Step>); 5] = [
+    let table: [Case; 5] = [
         (
             "another group",
             |r| (r.generation, r.unix_group) = (4, Some("old".into())),
@@ -339,6 +347,7 @@ fn a_changed_order_interrupts_a_mount_only_if_it_serves_something_else() {
 
 #[test]
 fn an_order_for_an_orphans_place_takes_its_mount_over_or_ends_it_and_never_waits_for_ever() {
+    type Case = (&'static str, DesiredSet, String, Vec<Run>, Vec<Step>);
     let both = || {
         let mut set = desired(&[assignment(1, "a"), assignment(2, "a")]);
         set.orphans.insert(uid(1));
@@ -347,7 +356,7 @@ fn an_order_for_an_orphans_place_takes_its_mount_over_or_ends_it_and_never_waits
     let same = |alive| run(1, "a", alive, |record| record.serves = serving());
     let adopt = vec![Action::Adopt { orphan: uid(1) }.on(uid(2))];
     let evict = vec![Action::Evict { orphan: uid(1) }.on(uid(2))];
-    let table: [(&str, DesiredSet, String, Vec<Run>, Vec<Step>); 6] = [
+    let table: [Case; 6] = [
         (
             "the same",
             both(),

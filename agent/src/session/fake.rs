@@ -72,7 +72,13 @@ impl FakeCatalog {
         let authority = TestAuthority::new(clock.now());
         let server = authority.server(Duration::from_secs(24 * 3600), clock.now());
         let tls = ServerTls::new(&server).unwrap();
-        let incoming = Incoming::bind(address.parse().unwrap(), tls).await.unwrap();
+        let incoming = Incoming::bind(
+            address.parse().unwrap(),
+            tls,
+            mooring_identity::Limits::of_open_files(1024),
+        )
+        .await
+        .unwrap();
         let endpoint = format!("https://{}", incoming.local_address().unwrap());
         let state = State {
             realm: "realm".to_owned(),

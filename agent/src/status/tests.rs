@@ -44,6 +44,7 @@ fn record() -> Record {
             start_time: 1,
         },
         secret_version: String::new(),
+        key_fingerprint: Vec::new(),
         activation: String::new(),
         connector: String::new(),
         read_only: false,

@@ -64,6 +64,8 @@ pub struct SealedKey {
     pub ciphertext: Vec<u8>,
     /// SHA-256 of the host's key it is sealed for.
     pub recipient_key_sha256: [u8; 32],
+    /// Tells the key from others, and nothing of it.
+    pub fingerprint: [u8; 32],
 }
 
 impl Catalog {
@@ -235,8 +237,20 @@ impl Catalog {
             encapsulated_key,
             ciphertext,
             recipient_key_sha256,
+            fingerprint: fingerprint(secret.uid, number, access_key_id),
         }))
     }
+}
+
+/// A secret that was deleted and made again has another uid, and a connector's own access key id may change without a new
+/// version; so the version's name alone does not tell one key from another.
+fn fingerprint(secret_uid: Uuid, version: i64, access_key_id: &str) -> [u8; 32] {
+    let mut bytes = b"mooring key 1".to_vec();
+    bytes.extend_from_slice(secret_uid.as_bytes());
+    bytes.extend_from_slice(&version.to_be_bytes());
+    bytes.extend_from_slice(access_key_id.as_bytes());
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// The contents of an envelope. A message of the agents' contract, encoded here, so that the value never leaves this file
