@@ -70,12 +70,14 @@ fn assignment(sealed: SealedAssignment) -> pb::Assignment {
                 encapsulated_key,
                 ciphertext,
                 recipient_key_sha256,
+                fingerprint,
             } = key;
             pb::SealedCredential {
                 secret_version: version.to_string(),
                 encapsulated_key,
                 ciphertext,
                 recipient_key_sha256: recipient_key_sha256.to_vec(),
+                key_fingerprint: fingerprint.to_vec(),
             }
         }),
     }
