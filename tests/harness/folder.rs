@@ -1,6 +1,7 @@
 //! A bucket that is mounted by hand: the real `mooring-fs` on a store of its own, without catalog and agent.
 
 use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -221,19 +222,32 @@ impl Mount {
     }
 }
 
+impl Mount {
+    /// Takes it away however it is. First the program: a request that it does not answer would hold up whoever unmounts.
+    fn take_down(&mut self) {
+        self.process = None;
+        mounts::detach_below(&self.path);
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.take_down();
+            return;
+        }
         if self.process.is_none() {
             return;
         }
-        if std::thread::panicking() {
-            // First the program: a request that it does not answer would hold up whoever unmounts.
-            self.process = None;
-            mounts::detach_below(&self.path);
-            return;
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.ask_to_unmount();
+            self.end();
+        }));
+        if let Err(failure) = ended {
+            // What is removed next is the folder around it, with all that is in it.
+            self.take_down();
+            resume_unwind(failure);
         }
-        self.ask_to_unmount();
-        self.end();
     }
 }
 
