@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, JoinType, QueryFilter,
     QueryOrder, QuerySelect, QueryTrait, RelationTrait,
@@ -49,6 +50,7 @@ pub async fn list(snapshot: &Snapshot, of: Of, page: &Page) -> Result<Paged<(Sto
             .select_only()
             .column(assignment::Column::Uid)
             .filter(condition)
+            .filter(by_its_own_host())
             .into_query()
     };
     let wanted = match of {
@@ -113,6 +115,13 @@ pub async fn list(snapshot: &Snapshot, of: Of, page: &Page) -> Result<Paged<(Sto
     }))
 }
 
+/// What a host says of another host's assignment counts for nothing: a machine that holds what it had under an earlier
+/// name shows it as its own orphan only.
+fn by_its_own_host() -> Expr {
+    Expr::col((mount::Entity, mount::Column::HostUid))
+        .equals((assignment::Entity, assignment::Column::HostUid))
+}
+
 /// A host's mounts by assignment.
 pub async fn of_host(snapshot: &Snapshot, host_uid: Uuid) -> Result<BTreeMap<Uuid, ObservedMount>, Error> {
     let rows = mount::Entity::find()
@@ -133,6 +142,7 @@ pub async fn of_assignments_of(
     let rows = mount::Entity::find()
         .join(JoinType::InnerJoin, mount::Relation::Assignment.def())
         .filter(assignment::Column::ActivationUid.is_in(activations))
+        .filter(by_its_own_host())
         .all(snapshot.db())
         .await
         .map_err(failed)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use agent_pb::enrollment_service_server::EnrollmentService;
 use mooring_proto::agent::v1 as agent_pb;
 use mooring_proto::v1 as pb;
+use pb::activation_service_server::ActivationService as _;
 use pb::host_service_server::HostService as _;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -299,4 +300,47 @@ async fn a_host_of_a_restored_database_is_believed_but_carries_nothing_out_while
         .realm;
     assert_eq!((after.uid, after.epoch), (before.uid, before.epoch + 1));
     assert_eq!(after.revision, before.revision + 1);
+}
+
+#[tokio::test]
+async fn what_a_host_says_of_another_hosts_assignment_counts_for_nothing() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    world.connector("reports", "ml", &world.operator).await;
+    world.pool("gpu").await;
+    let operator = world.operator.clone();
+    let one = world.host("gpu-1", "gpu").await;
+    let activation = world
+        .activate(&operator, "projects/ml/connectors/reports", "gpu")
+        .await
+        .unwrap();
+    let assignment = one.assignment(&world).await.assignment;
+    one.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+    world.pool("desks").await;
+    let two = world.host("desk-1", "desks").await;
+    two.report(&world, &[mount(&assignment, MountState::Failed)])
+        .await;
+
+    let seen = world.activation(&operator, &activation.name).await;
+    assert_eq!(
+        (seen.state(), seen.message.as_str()),
+        (pb::ActivationState::Active, "")
+    );
+    for parent in ["projects/ml", &activation.name, "projects/ml/connectors/reports"] {
+        let body = pb::ListMountsRequest {
+            parent: parent.to_owned(),
+            ..Default::default()
+        };
+        let mounts = world
+            .api
+            .list_mounts(request(&operator, body))
+            .await
+            .unwrap()
+            .into_inner()
+            .mounts;
+        assert_eq!(mounts.len(), 1, "{parent}: {mounts:?}");
+        assert_eq!(mounts[0].host, "hosts/gpu-1");
+    }
 }
