@@ -198,39 +198,51 @@ struct StoredSpec {
     allowed_networks: Vec<String>,
 }
 
+/// One spec from the other: the fields once for both directions. What is not a plain text on both sides is given, as an
+/// expression over the field's own name. Nothing is left out on either side, so a new field stops the build here.
+macro_rules! spec_from {
+    ($spec:expr, $From:ident => $To:ident { $mode:ident: $to_mode:expr, $backend:ident: $to_backend:expr $(,)? }) => {{
+        let $From {
+            activation,
+            connector,
+            project_id,
+            mount_name,
+            endpoint,
+            region,
+            bucket,
+            prefix,
+            mode: $mode,
+            backend: $backend,
+            virtual_host_style,
+            unix_group,
+            allow_http,
+            allowed_networks,
+        } = $spec;
+        $To {
+            activation,
+            connector,
+            project_id,
+            mount_name,
+            endpoint,
+            region,
+            bucket,
+            prefix,
+            mode: $to_mode,
+            backend: $to_backend,
+            virtual_host_style,
+            unix_group,
+            allow_http,
+            allowed_networks,
+        }
+    }};
+}
+
 fn of_row(row: assignment::Model) -> Result<Assignment, Error> {
-    let StoredSpec {
-        activation,
-        connector,
-        project_id,
-        mount_name,
-        endpoint,
-        region,
-        bucket,
-        prefix,
-        mode,
-        backend,
-        virtual_host_style,
-        unix_group,
-        allow_http,
-        allowed_networks,
-    } = from_json(&row.spec)?;
-    let spec = AssignmentSpec {
-        activation,
-        connector,
-        project_id,
-        mount_name,
-        endpoint,
-        region,
-        bucket,
-        prefix,
+    let stored: StoredSpec = from_json(&row.spec)?;
+    let spec = spec_from!(stored, StoredSpec => AssignmentSpec {
         mode: named(&mode, Mode::from_name)?,
         backend: named(&backend, Backend::from_name)?,
-        virtual_host_style,
-        unix_group,
-        allow_http,
-        allowed_networks,
-    };
+    });
     let removal = match (&row.removal_reason, row.removal_grace) {
         (Some(reason), Some(grace)) => Some(RemovalOrder {
             reason: named(reason, RemovalOrder::reason_from_name)?,
@@ -266,45 +278,17 @@ fn to_row(assignment: &Assignment) -> assignment::Model {
         revision,
         removal,
     } = assignment;
-    let AssignmentSpec {
-        activation,
-        connector,
-        project_id,
-        mount_name,
-        endpoint,
-        region,
-        bucket,
-        prefix,
-        mode,
-        backend,
-        virtual_host_style,
-        unix_group,
-        allow_http,
-        allowed_networks,
-    } = spec.clone();
-    let spec = StoredSpec {
-        activation,
-        connector,
-        project_id,
-        mount_name,
-        endpoint,
-        region,
-        bucket,
-        prefix,
+    let stored = spec_from!(spec.clone(), AssignmentSpec => StoredSpec {
         mode: mode.as_str().to_owned(),
         backend: backend.as_str().to_owned(),
-        virtual_host_style,
-        unix_group,
-        allow_http,
-        allowed_networks,
-    };
+    });
     assignment::Model {
         uid: *uid,
         activation_uid: *activation_uid,
         host_uid: *host_uid,
         connector_uid: *connector_uid,
         generation: *generation,
-        spec: json(&spec),
+        spec: json(&stored),
         spec_hash: spec_hash.clone(),
         revision: *revision,
         removal_reason: removal.as_ref().map(|removal| removal.reason.to_owned()),
