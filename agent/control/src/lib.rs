@@ -3,7 +3,8 @@
 //!
 //! The worker listens, the agent connects, and may connect again after its own restart. Both say
 //! `Hello` first; after that the agent asks and the worker answers each question with exactly one
-//! message. The FUSE descriptor rides on the packet of [`ToWorker::Start`].
+//! message. The FUSE descriptor rides on the packet of [`ToWorker::Start`] or
+//! [`ToWorker::Succeed`].
 //!
 //! The worker serves its connections at the same time, each in its own thread: a long answer to `Stop`
 //! must not hold up `Status`.

@@ -27,6 +27,16 @@ pub enum ToWorker {
         /// What to serve.
         config: WorkerConfig,
     },
+    /// Go on with a mount whose worker is dead; the descriptor of the live connection comes with the packet,
+    /// and what the dead one knew is in the folder [`WorkerConfig::succession`]. Answered by `Started` or
+    /// `Failed`; after a failure another worker may try.
+    ///
+    /// The sender has made sure that the old worker has ended: two that serve one connection would steal
+    /// each other's requests.
+    Succeed {
+        /// What to serve, as in `Start`.
+        config: WorkerConfig,
+    },
     /// Use this key from the next request on. Answered by `Status` or `Failed`.
     SetCredential {
         /// The new key.
@@ -56,9 +66,27 @@ pub enum FromWorker {
         started: bool,
         /// Which assignment it serves, once started.
         assignment_uid: Option<String>,
+        /// Number of the FUSE descriptor in the worker's process, once started: an agent that has restarted
+        /// gets its duplicate back with it (`pidfd_getfd`).
+        #[serde(default)]
+        fuse_descriptor: Option<i32>,
+        /// Whether another worker can succeed this one on the same descriptor. Known once started.
+        #[serde(default)]
+        resend: bool,
+        /// Version of the worker's program; empty for those that did not say yet.
+        #[serde(default)]
+        program_version: String,
     },
     /// The mount answers.
-    Started,
+    Started {
+        /// Whether another worker can succeed this one on the same descriptor: the kernel sends again what
+        /// was on its way when a worker dies (6.9 and later), and the worker keeps its table.
+        #[serde(default)]
+        resend: bool,
+        /// Number of the FUSE descriptor in the worker's process.
+        #[serde(default)]
+        fuse_descriptor: Option<i32>,
+    },
     /// How the mount does.
     Status(WorkerStatus),
     /// The last message could not be done.
@@ -103,6 +131,10 @@ pub struct WorkerConfig {
     pub metadata_ttl: Duration,
     /// Folder for staged writes, of this mount alone.
     pub cache_dir: PathBuf,
+    /// Folder (0700, on tmpfs, of this mount alone) for what a successor must know. Without one, the mount
+    /// ends with its worker.
+    #[serde(default)]
+    pub succession: Option<PathBuf>,
     /// Where the worker may connect to.
     #[serde(default)]
     pub endpoint_rules: EndpointRules,

@@ -21,6 +21,7 @@ fn config() -> WorkerConfig {
         dir_mode: 0o750,
         metadata_ttl: Duration::from_secs(5),
         cache_dir: "/var/cache/mooring/0197".into(),
+        succession: Some("/run/mooring/0197/succession".into()),
         endpoint_rules: EndpointRules::default(),
         credential: Credential {
             access_key_id: "AK".to_owned(),
@@ -105,4 +106,65 @@ fn fields_that_a_newer_side_adds_are_ignored() {
         panic!("no status")
     };
     assert!(status.started);
+}
+
+#[test]
+fn a_succession_brings_the_folder_of_the_table_and_the_live_descriptor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.sock");
+    let listener = Listener::bind(&path).unwrap();
+    let file = tempfile::tempfile().unwrap();
+
+    let agent = Connection::connect(&path, Duration::from_secs(5)).unwrap();
+    let worker = listener.accept().unwrap();
+    agent
+        .send(&ToWorker::Succeed { config: config() }, Some(file.as_fd()))
+        .unwrap();
+    let (ToWorker::Succeed { config }, Some(_)) = worker.receive::<ToWorker>().unwrap() else {
+        panic!("another message came, or no descriptor")
+    };
+    assert_eq!(
+        config.succession.as_deref(),
+        Some(std::path::Path::new("/run/mooring/0197/succession"))
+    );
+
+    let started = FromWorker::Started {
+        resend: true,
+        fuse_descriptor: Some(7),
+    };
+    worker.send(&started, None).unwrap();
+    assert!(matches!(
+        agent.receive::<FromWorker>().unwrap().0,
+        FromWorker::Started {
+            resend: true,
+            fuse_descriptor: Some(7)
+        }
+    ));
+}
+
+#[test]
+fn a_worker_or_agent_that_knows_no_succession_is_understood_and_has_none() {
+    let started = serde_json::from_str(r#"{"type":"started"}"#).unwrap();
+    assert!(matches!(
+        started,
+        FromWorker::Started {
+            resend: false,
+            fuse_descriptor: None
+        }
+    ));
+    let hello = r#"{"type":"hello","version":1,"pid":5,"started":true,"assignment_uid":"0197"}"#;
+    let FromWorker::Hello {
+        fuse_descriptor: None,
+        resend: false,
+        program_version,
+        ..
+    } = serde_json::from_str(hello).unwrap()
+    else {
+        panic!("no hello, or one that promises a succession")
+    };
+    assert!(program_version.is_empty());
+    let mut text = serde_json::to_value(config()).unwrap();
+    text.as_object_mut().unwrap().remove("succession");
+    let old: WorkerConfig = serde_json::from_value(text).unwrap();
+    assert!(old.succession.is_none());
 }

@@ -201,7 +201,10 @@ impl Worker {
                     "start another worker",
                 )),
                 ToWorker::Start { config } => match self.start(config, descriptor) {
-                    Ok(()) => FromWorker::Started,
+                    Ok(()) => FromWorker::Started {
+                        resend: false,
+                        fuse_descriptor: None,
+                    },
                     Err(error) => {
                         let told = connection.send(&failed(error), None);
                         // After the answer, since it ends the process.
@@ -209,6 +212,10 @@ impl Worker {
                         return told;
                     }
                 },
+                ToWorker::Succeed { config: _ } => failed(MountError::new(
+                    "this worker cannot go on with the mount of another one",
+                    "mount anew",
+                )),
                 ToWorker::SetCredential { credential } => match served {
                     Some(served) => {
                         served.credential.replace(access_key(&credential));
@@ -240,6 +247,9 @@ impl Worker {
             pid: std::process::id(),
             started: served.is_some(),
             assignment_uid: served.as_ref().map(|served| served.assignment_uid.clone()),
+            fuse_descriptor: None,
+            resend: false,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
@@ -341,6 +351,7 @@ fn supervised_settings(
         dir_mode,
         metadata_ttl,
         cache_dir,
+        succession: _,
         endpoint_rules: EndpointRules {
             allow_http,
             allowed_networks,

@@ -68,6 +68,7 @@ impl Mounter {
             dir_mode,
             metadata_ttl: METADATA_TTL,
             cache_dir,
+            succession: None,
             endpoint_rules: spec.endpoint_rules.clone(),
             credential,
         };

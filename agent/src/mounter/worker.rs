@@ -75,6 +75,9 @@ impl Worker {
                 pid,
                 started,
                 assignment_uid,
+                fuse_descriptor: _,
+                resend: _,
+                program_version: _,
             } => Hello {
                 pid,
                 serves: assignment_uid
@@ -93,7 +96,7 @@ impl Worker {
                     key_refused,
                 });
             }
-            FromWorker::Started | FromWorker::Status(_) => return Err(WorkerError::OutOfTurn),
+            FromWorker::Started { .. } | FromWorker::Status(_) => return Err(WorkerError::OutOfTurn),
         };
         Ok(Worker { connection, hello })
     }
@@ -111,7 +114,7 @@ impl Worker {
         let answer = self.connection.receive::<FromWorker>()?.0;
         self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
         match answer {
-            FromWorker::Started => Ok(()),
+            FromWorker::Started { .. } => Ok(()),
             FromWorker::Failed {
                 reason,
                 remedy,
@@ -154,7 +157,7 @@ impl Worker {
                 remedy,
                 key_refused,
             }),
-            FromWorker::Hello { .. } | FromWorker::Started => Err(WorkerError::OutOfTurn),
+            FromWorker::Hello { .. } | FromWorker::Started { .. } => Err(WorkerError::OutOfTurn),
         }
     }
 }

@@ -21,6 +21,7 @@ fn config() -> WorkerConfig {
         dir_mode: 0o750,
         metadata_ttl: Duration::from_secs(5),
         cache_dir: "/nonexistent".into(),
+        succession: None,
         endpoint_rules: EndpointRules::default(),
         credential: KeyPair {
             access_key_id: "AK".to_owned(),
