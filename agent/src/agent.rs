@@ -15,6 +15,7 @@ use crate::facts;
 use crate::host::{Host, StateError, StateLock, credential_paths};
 use crate::ledger::{Ledger, LedgerError};
 use crate::local::{Local, Sources};
+use crate::mounter::launch::Launcher;
 use crate::mounter::{MountError, Mounter, prepare_mount_root};
 use crate::observed::record::Runs;
 use crate::reconciler::Reconciler;
@@ -88,6 +89,7 @@ impl Agent {
             mount_root: config.mount_root.clone(),
             cache_dir: config.cache_dir.clone(),
             program: config.mooring_fs.clone(),
+            launcher: Launcher::of_this_process(),
             runs,
             host_uid: host.uid,
             hpke,

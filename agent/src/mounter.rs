@@ -3,19 +3,23 @@
 
 mod adopt;
 mod fuse;
-mod launch;
+pub mod launch;
 mod mountpoint;
 mod native;
 pub mod through;
 mod unmount;
+mod words;
 pub mod worker;
 
 use std::path::{Path, PathBuf};
 
+use mooring_control::WorkerStatus;
 use mooring_identity::{Clock, HpkeKeyPair};
+use mooring_proto::v1::Backend;
 use uuid::Uuid;
 
-use crate::observed::record::Runs;
+use crate::desired::{self, About, Spec};
+use crate::observed::record::{Record, Runs};
 
 pub use mountpoint::prepare_mount_root;
 pub use unmount::Stopped;
@@ -28,6 +32,8 @@ pub struct Mounter {
     pub cache_dir: PathBuf,
     /// The program that serves a mount.
     pub program: PathBuf,
+    /// How programs are started here.
+    pub launcher: launch::Launcher,
     /// Records, sockets and logs.
     pub runs: Runs,
     /// This host, for which keys are sealed.
@@ -36,6 +42,29 @@ pub struct Mounter {
     pub hpke: HpkeKeyPair,
     /// For the time of a mount.
     pub clock: Clock,
+}
+
+impl Mounter {
+    /// Mounts, after clearing away what `leftover` describes. Blocks until the mount answers or has failed. The one place
+    /// where an order's backend decides how.
+    pub fn start(
+        &self,
+        about: &About,
+        spec: &Spec,
+        leftover: Option<&Record>,
+    ) -> Result<WorkerStatus, MountError> {
+        match about.backend {
+            Backend::Default => self.start_native(about, spec, leftover),
+            // Such an order has no spec that can be carried out, so nobody comes here with it.
+            backend @ (Backend::Unspecified | Backend::Geesefs | Backend::S3fs) => Err(MountError::host(
+                "BackendUnavailable",
+                format!(
+                    "this agent cannot mount with {}; upgrade it",
+                    desired::short_name(backend)
+                ),
+            )),
+        }
+    }
 }
 
 /// Why a step failed; a variant is who can do something about it.

@@ -1,43 +1,404 @@
-//! Starting a worker so that it outlives the agent: a session of its own, no terminal, no inherited descriptor, an
-//! empty environment, and nothing on its command line but the path of its socket.
+//! Starting a program that serves a mount, so that it outlives the agent. Where the agent is a service of systemd, the
+//! program gets a transient unit of its own; elsewhere it is a detached child in a session of its own. Either way: an
+//! empty environment but for three harmless names, no inherited descriptor, its output in a log file, and no secret on
+//! the command line, in the environment or in a unit, since all three can be read by others.
+//!
+//! Why a unit: with a child, `systemctl stop mooring-agent` and an upgrade of its package depend on `KillMode=process`,
+//! and the memory and tasks of all mounts count against the agent. In a unit of its own a mount is killed, limited and
+//! looked at (`systemctl status 'mooring-mount-*'`) alone.
+//!
+//! Nothing here gives a program a mount namespace of its own: mounts made in it would be invisible to the host, and its
+//! copies of other mounts would keep them busy.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-/// What of the agent's environment a worker may know: how much to log, and which CAs this machine trusts.
+use crate::observed::process::Process;
+
+/// What of the agent's environment a program may know: how much to log, and which CAs this machine trusts.
 const ENVIRONMENT: [&str; 3] = ["MOORING_LOG", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Starts `program serve --control SOCKET`. `setsid` (util-linux) makes the session and then becomes the program:
-/// signals from the agent's terminal or to its process group do not reach the worker.
-pub(super) fn launch(program: &Path, control_socket: &Path, log: &Path) -> io::Result<Child> {
-    let log = File::options().append(true).create(true).mode(0o600).open(log)?;
-    let mut command = Command::new("setsid");
-    command
-        .arg(program)
-        .arg("serve")
-        .arg("--control")
-        .arg(control_socket);
-    command.current_dir("/").env_clear();
-    for name in ENVIRONMENT {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn()
+/// Where programs look for others, such as `fusermount3`; the agent's own may be anything.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Mounts are killed after the jobs that use them when memory runs out, and before what keeps the machine reachable.
+const OOM_SCORE_ADJUST: i32 = -500;
+
+/// A start through systemd takes some 20 ms; a manager that does not answer for this long is in trouble.
+const MANAGER_TIMEOUT: Duration = Duration::from_secs(20);
+const MANAGER_POLL: Duration = Duration::from_millis(1);
+
+/// Units of one mount at the same time: the one that serves, its successor, and earlier ones with open files.
+const UNITS_PER_NAME_MAX: usize = 9;
+
+/// Options of every unit. None of them makes a mount namespace (no Private…=, no Protect…= that hides files).
+const UNIT_OPTIONS: [&str; 9] = [
+    "NoNewPrivileges=yes",
+    "LockPersonality=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "SystemCallArchitectures=native",
+    "UMask=0077",
+    "LimitNOFILE=524288",
+    "TimeoutStopSec=90",
+    // Stopped before the network goes away, so that what waits can still be uploaded.
+    "After=network-online.target",
+];
+
+/// What a program that never mounts does without besides. CAP_SYS_ADMIN is for FUSE passthrough.
+const SERVING_OPTIONS: [&str; 6] = [
+    "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_FOWNER",
+    "MemoryDenyWriteExecute=yes",
+    "RestrictNamespaces=yes",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+    "SystemCallFilter=~@mount @debug @module @reboot @swap setns unshare bpf",
+    "SystemCallErrorNumber=EPERM",
+];
+
+/// How programs are started on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launcher {
+    /// By the service manager, as transient units.
+    Systemd,
+    /// By the agent, as children in a session of their own. Their `KillMode` is the agent's: its unit must have
+    /// `KillMode=process`, or ending the agent ends them.
+    Detached,
 }
 
-/// The last line of a worker's log, for people who read a condition instead of a log.
-pub(super) fn last_words(log: &Path) -> String {
-    const SHOWN_CHARS_MAX: usize = 300;
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    line.unwrap_or("it has logged nothing")
-        .chars()
-        .take(SHOWN_CHARS_MAX)
-        .collect()
+/// A program to start.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Name of its unit, without `.service`; see [`unit_name`]. While a unit of that name runs, the next one gets `-2`
+    /// behind it, and so on.
+    pub unit: &'a str,
+    /// Absolute path of the program.
+    pub program: &'a Path,
+    /// Its arguments; anybody on the host can read them.
+    pub arguments: &'a [OsString],
+    /// Where its output goes, appended; made 0600. The folder must be there.
+    pub log: &'a Path,
+    /// Whether it must be able to mount.
+    pub duty: Duty,
+}
+
+/// What a program does, and so what it may be denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It is given the descriptor of a mount, and never mounts.
+    Serves,
+    /// It mounts by itself.
+    Mounts,
+}
+
+/// Why a program does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Its log cannot be written.
+    #[error("its log cannot be opened: {0}")]
+    Log(#[source] io::Error),
+    /// The program that starts it cannot be run.
+    #[error("{starter} cannot be run: {source}; it belongs to {package}, install that")]
+    Starter {
+        /// What was to start it.
+        starter: &'static str,
+        /// Where it comes from.
+        package: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The service manager refuses, or the program ended at once.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The unit of an assignment's mount.
+pub fn unit_name(assignment: uuid::Uuid) -> String {
+    format!("mooring-mount-{assignment}")
+}
+
+impl Launcher {
+    /// Which one this process must use: the service manager's if it was started by it. `INVOCATION_ID` alone proves
+    /// nothing, since every program in a user's session inherits it; a system service's parent is process 1.
+    pub fn of_this_process() -> Launcher {
+        let service = std::env::var_os("INVOCATION_ID").is_some()
+            && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init)
+            && std::env::var("SYSTEMD_EXEC_PID").map_or(true, |pid| pid == std::process::id().to_string())
+            && Path::new("/run/systemd/system").is_dir();
+        if service {
+            Launcher::Systemd
+        } else {
+            Launcher::Detached
+        }
+    }
+
+    /// Starts a program. Blocks until it runs, which is not yet when it answers. A program that ends at once may count
+    /// as started: whoever waits for it sees that [`Process::is_alive`] is false, and finds its words in the log.
+    pub fn start(self, launch: &Launch<'_>) -> Result<Process, LaunchError> {
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(launch.log)
+            .map_err(LaunchError::Log)?;
+        match self {
+            Launcher::Detached => detached(launch, log),
+            Launcher::Systemd => in_unit(launch),
+        }
+    }
+}
+
+/// `setsid` (util-linux) makes the session and then becomes the program: signals from the agent's terminal or to its
+/// process group do not reach it.
+fn detached(launch: &Launch<'_>, log: File) -> Result<Process, LaunchError> {
+    let mut command = Command::new("setsid");
+    command.arg(launch.program).args(launch.arguments);
+    command.current_dir("/").env_clear().env("PATH", SEARCH_PATH);
+    for (name, value) in environment() {
+        command.env(name, value);
+    }
+    let copy = log.try_clone().map_err(LaunchError::Log)?;
+    command.stdin(Stdio::null()).stdout(copy).stderr(log);
+    let child = command.spawn().map_err(|source| LaunchError::Starter {
+        starter: "setsid",
+        package: "util-linux",
+        source,
+    })?;
+    // Whoever ends it, or waits for its end, reaps it; see [`Process::reap`].
+    let process = Process::of_pid(child.id())
+        .ok_or_else(|| LaunchError::Refused(format!("{} ended at once", launch.program.display())))?;
+    // A preference; without it the mount is as likely to be killed as any other program.
+    let _ = std::fs::write(
+        format!("/proc/{}/oom_score_adj", process.pid),
+        OOM_SCORE_ADJUST.to_string(),
+    );
+    Ok(process)
+}
+
+fn in_unit(launch: &Launch<'_>) -> Result<Process, LaunchError> {
+    let mut refusal = None;
+    for name in unit_names(launch.unit).filter(|name| !is_loaded(name)) {
+        let output = output_of(Command::new("systemd-run").args(unit_arguments(launch, &name)))?;
+        if !output.status.success() {
+            refusal = Some(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            continue;
+        }
+        let shown = output_of(Command::new("systemctl").args([
+            "show",
+            "--property=MainPID",
+            "--value",
+            &format!("{name}.service"),
+        ]))?;
+        let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().unwrap_or(0);
+        return Process::of_pid(pid).ok_or_else(|| {
+            LaunchError::Refused(format!(
+                "{} ended at once, in the unit {name}",
+                launch.program.display()
+            ))
+        });
+    }
+    Err(LaunchError::Refused(match refusal {
+        Some(refusal) => format!("systemd does not start it: {refusal}"),
+        None => format!(
+            "{UNITS_PER_NAME_MAX} units of it run already; see: systemctl list-units '{}*'",
+            launch.unit
+        ),
+    }))
+}
+
+fn unit_names(first: &str) -> impl Iterator<Item = String> {
+    let later = (2..=UNITS_PER_NAME_MAX).map(move |number| format!("{first}-{number}"));
+    std::iter::once(first.to_owned()).chain(later)
+}
+
+/// The manager keeps the file of a transient unit as long as it knows the unit, running or not.
+fn is_loaded(name: &str) -> bool {
+    Path::new("/run/systemd/transient")
+        .join(format!("{name}.service"))
+        .exists()
+}
+
+fn unit_arguments(launch: &Launch<'_>, name: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "--collect",
+        "--quiet",
+        "--no-ask-password",
+        // Not «simple»: then a program that cannot be executed would count as started.
+        "--service-type=exec",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    arguments.push(format!("--unit={name}").into());
+    arguments.push(format!("--description=Mooring: {name}").into());
+    arguments.push(format!("--setenv=PATH={SEARCH_PATH}").into());
+    for (variable, value) in environment() {
+        arguments.push(joined(&[
+            "--setenv=".as_ref(),
+            variable.as_ref(),
+            "=".as_ref(),
+            &value,
+        ]));
+    }
+    let duty = match launch.duty {
+        Duty::Serves => SERVING_OPTIONS.as_slice(),
+        Duty::Mounts => &[],
+    };
+    for option in UNIT_OPTIONS.iter().chain(duty) {
+        arguments.push(format!("--property={option}").into());
+    }
+    arguments.push(format!("--property=OOMScoreAdjust={OOM_SCORE_ADJUST}").into());
+    for stream in ["StandardOutput", "StandardError"] {
+        let property = format!("--property={stream}=append:");
+        arguments.push(joined(&[property.as_ref(), launch.log.as_os_str()]));
+    }
+    arguments.push("--".into());
+    arguments.push(launch.program.into());
+    arguments.extend(launch.arguments.iter().map(|argument| unexpanded(argument)));
+    arguments
+}
+
+/// The manager replaces `$NAME` in a unit's command line, and `$$` by one `$`.
+fn unexpanded(argument: &OsStr) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut bytes = Vec::with_capacity(argument.len());
+    for byte in argument.as_bytes() {
+        bytes.push(*byte);
+        if *byte == b'$' {
+            bytes.push(b'$');
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+fn joined(parts: &[&OsStr]) -> OsString {
+    let mut whole = OsString::new();
+    for part in parts {
+        whole.push(part);
+    }
+    whole
+}
+
+fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    ENVIRONMENT
+        .into_iter()
+        .filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
+/// Runs one of systemd's tools, which must not hold up a mount for ever when the manager is in trouble.
+fn output_of(command: &mut Command) -> Result<Output, LaunchError> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| LaunchError::Starter {
+            starter: "systemd-run",
+            package: "systemd",
+            source,
+        })?;
+    let begun = Instant::now();
+    // Their output is a line, so that nobody has to empty the pipes meanwhile.
+    while let Ok(None) = child.try_wait() {
+        if begun.elapsed() > MANAGER_TIMEOUT {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(LaunchError::Refused(
+                "systemd does not answer; see: systemctl status".to_owned(),
+            ));
+        }
+        std::thread::sleep(MANAGER_POLL);
+    }
+    child
+        .wait_with_output()
+        .map_err(|error| LaunchError::Refused(format!("the answer of systemd cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(launch: &Launch<'_>) -> String {
+        let arguments = unit_arguments(launch, launch.unit);
+        let texts: Vec<_> = arguments.iter().map(|one| one.to_string_lossy()).collect();
+        texts.join("\n")
+    }
+
+    #[test]
+    fn no_option_of_a_unit_hides_mounts() {
+        for duty in [Duty::Serves, Duty::Mounts] {
+            let launch = Launch {
+                unit: "mooring-mount-1",
+                program: Path::new("/usr/bin/mooring-fs"),
+                arguments: &[],
+                log: Path::new("/run/mooring/1/worker.log"),
+                duty,
+            };
+            let shown = shown(&launch);
+            for hiding in [
+                "Private",
+                "Protect",
+                "ReadOnly",
+                "Inaccessible",
+                "Bind",
+                "RootDirectory",
+                "Temporary",
+            ] {
+                assert!(!shown.contains(hiding), "{hiding}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_that_mounts_is_not_denied_it() {
+        let launch = |duty| Launch {
+            unit: "u",
+            program: Path::new("/usr/bin/s3fs"),
+            arguments: &[],
+            log: Path::new("/l"),
+            duty,
+        };
+        assert!(shown(&launch(Duty::Serves)).contains("~@mount"));
+        assert!(!shown(&launch(Duty::Mounts)).contains("@mount"));
+    }
+
+    #[test]
+    fn the_manager_replaces_nothing_in_arguments() {
+        let arguments = ["$HOME/a$".into(), "--bucket=x".into()];
+        let launch = Launch {
+            unit: "u",
+            program: Path::new("/p"),
+            arguments: &arguments,
+            log: Path::new("/l"),
+            duty: Duty::Serves,
+        };
+        assert!(shown(&launch).ends_with("--\n/p\n$$HOME/a$$\n--bucket=x"));
+    }
+
+    #[test]
+    fn a_detached_program_writes_its_log_and_knows_nothing_of_our_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let arguments = ["-c".into(), "echo said; env; sleep 60".into()];
+        let launch = Launch {
+            unit: "u",
+            program: Path::new("/bin/sh"),
+            arguments: &arguments,
+            log: &log,
+            duty: Duty::Serves,
+        };
+        let process = Launcher::Detached.start(&launch).unwrap();
+        let begun = Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains("PATH=") {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it says nothing");
+            std::thread::yield_now();
+        }
+        assert!(!std::fs::read_to_string(&log).unwrap().contains("CARGO"));
+        assert!(process.end(Duration::from_secs(10)));
+        assert!(!process.is_alive());
+    }
 }

@@ -2,7 +2,6 @@
 //! answered through it; whatever a failed start has made is taken away again.
 
 use std::path::Path;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use mooring_control::{Credential, Secret, WorkerConfig, WorkerStatus};
@@ -11,9 +10,10 @@ use mooring_proto::v1::Mode;
 use prost::Message;
 use uuid::Uuid;
 
+use super::launch::{self, Duty, Launch};
 use super::through::{Touched, touch};
 use super::worker::{Worker, WorkerError};
-use super::{MountError, Mounter, fuse, launch, mountpoint};
+use super::{MountError, Mounter, fuse, mountpoint, words};
 use crate::desired::{About, SealedCredential, Spec};
 use crate::facts;
 use crate::observed::mountinfo::{MountTable, Top};
@@ -27,12 +27,16 @@ const LISTEN_POLL: Duration = Duration::from_millis(2);
 /// How long a fresh mount may take to answer: the worker answers for its root from memory.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a killed process may take to end.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long names, sizes and listings may be remembered: another host sees a write within this time.
 const METADATA_TTL: Duration = Duration::from_secs(5);
 
 impl Mounter {
-    /// Mounts, after clearing away what `leftover` describes. Blocks until the mount answers or has failed.
-    pub fn start(
+    /// Mounts with our own worker, after clearing away what `leftover` describes. Blocks until the mount answers or has
+    /// failed.
+    pub(super) fn start_native(
         &self,
         about: &About,
         spec: &Spec,
@@ -187,21 +191,29 @@ impl Mounter {
         let log = self.runs.log(uid);
         mooring_identity::files::create_private_directory(&self.runs.folder(uid))
             .map_err(|error| MountError::host("HostError", describe(&error)))?;
-        let mut child =
-            launch::launch(&self.program, &self.runs.control_socket(uid), &log).map_err(|error| {
-                MountError::host(
-                    "WorkerMissing",
-                    format!(
-                        "cannot start {} through setsid: {error}; is util-linux installed?",
-                        self.program.display()
-                    ),
-                )
-            })?;
-        let outcome = self.hand_over(uid, path, config, &mut child, &record);
+        self.runs.bound_log(uid);
+        let arguments = [
+            "serve".into(),
+            "--control".into(),
+            self.runs.control_socket(uid).into_os_string(),
+        ];
+        let launch = Launch {
+            unit: &launch::unit_name(uid),
+            program: &self.program,
+            arguments: &arguments,
+            log: &log,
+            duty: Duty::Serves,
+        };
+        let process = self.launcher.start(&launch).map_err(|error| {
+            MountError::host(
+                "WorkerMissing",
+                format!("cannot start {}: {error}", self.program.display()),
+            )
+        })?;
+        let outcome = self.hand_over(uid, path, config, process, &record);
         if outcome.is_err() {
             // It may have ended by itself; and nothing was announced, so nothing can be lost.
-            let _ = child.kill();
-            let _ = child.wait();
+            process.end(EXIT_PATIENCE);
             if let Err(error) = fuse::detach(path) {
                 tracing::warn!(path = %path.display(), %error, "a failed mount cannot be taken away yet");
             }
@@ -214,16 +226,12 @@ impl Mounter {
         uid: Uuid,
         path: &Path,
         config: WorkerConfig,
-        child: &mut Child,
+        process: Process,
         record: &impl Fn(Process) -> Record,
     ) -> Result<WorkerStatus, MountError> {
         use std::os::fd::AsFd;
-        if let Some(process) = Process::of_pid(child.id()) {
-            self.write(&record(process))?;
-        }
-        let worker = self.greet(uid, child)?;
-        let process = Process::of_pid(worker.hello().pid)
-            .ok_or_else(|| self.ended(uid, "its worker ended while it was started"))?;
+        self.write(&record(process))?;
+        let worker = self.greet(uid, process)?;
         let device = fuse::mount(path, config.read_only)?;
         worker
             .start(config, device.as_fd())
@@ -256,14 +264,14 @@ impl Mounter {
     }
 
     /// Connects to a worker that has just been started.
-    fn greet(&self, uid: Uuid, child: &mut Child) -> Result<Worker, MountError> {
+    fn greet(&self, uid: Uuid, process: Process) -> Result<Worker, MountError> {
         let socket = self.runs.control_socket(uid);
         let begun = Instant::now();
         loop {
             let error = match Worker::connect(&socket) {
                 // Not the one before it, whose files are still open and which listens until they are closed, and not
                 // one that an agent before us has started and lost.
-                Ok(worker) if worker.hello().serves.is_none() && worker.hello().pid == child.id() => {
+                Ok(worker) if worker.hello().serves.is_none() && worker.hello().pid == process.pid => {
                     return Ok(worker);
                 }
                 Ok(_) => None,
@@ -272,8 +280,8 @@ impl Mounter {
                 }
                 Err(error) => Some(error),
             };
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(self.ended(uid, &format!("its worker ended at once ({status})")));
+            if !process.is_alive() {
+                return Err(self.ended(uid, "its worker ended at once"));
             }
             if begun.elapsed() > LISTEN_TIMEOUT {
                 let cause = error.map_or_else(String::new, |error| format!(": {error}"));
@@ -289,7 +297,7 @@ impl Mounter {
             "WorkerFailed",
             format!(
                 "{what}; it last said: {}; its log is {}",
-                launch::last_words(&log),
+                words::last(&log),
                 log.display()
             ),
         )

@@ -1,7 +1,9 @@
 //! A process that is known by pid and start time, so that a pid given out again is not taken for it.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
@@ -35,11 +37,36 @@ impl Process {
         self.is_alive().then_some(pidfd)
     }
 
-    /// Ends it for good. Only for workers that serve no mount yet: nothing is lost with them.
+    /// Ends it for good. Only for workers that serve no mount yet, or that have a successor: nothing is lost with them.
     pub fn kill(self) {
         if let Some(pidfd) = self.pidfd() {
             // It may have ended meanwhile, which is just as well.
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+
+    /// Ends it for good and waits until it has ended, for at most `patience`; tells whether it has. Its descriptors are
+    /// closed then. Blocks.
+    pub fn end(self, patience: Duration) -> bool {
+        let Some(pidfd) = self.pidfd() else {
+            self.reap();
+            return true;
+        };
+        // It may have ended meanwhile, which is just as well.
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+        let patience = Timespec::try_from(patience).ok();
+        let over = matches!(rustix::event::poll(&mut ended, patience.as_ref()), Ok(1..));
+        reap(&pidfd);
+        over
+    }
+
+    /// Takes its exit status if it was our child and has ended.
+    pub fn reap(self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+            && let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        {
+            reap(&pidfd);
         }
     }
 }
