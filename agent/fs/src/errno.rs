@@ -38,6 +38,7 @@ pub fn errno(error: &FsError) -> Errno {
             StoreError::DeadlineExceeded => Errno::ETIMEDOUT,
             StoreError::NoSuchBucket
             | StoreError::Refused { .. }
+            | StoreError::OtherScheme { .. }
             | StoreError::Unavailable { .. }
             | StoreError::Interrupted { .. } => Errno::EIO,
         },

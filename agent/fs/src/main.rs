@@ -12,11 +12,24 @@ use mooring_fs::options::{Command, CommandLine, MountOptions};
 use mooring_fs::{control, descriptors, options};
 use tracing_subscriber::EnvFilter;
 
+/// Exit code of a wrong command line, as in sysexits.h and in the other programs.
+const EXIT_USAGE: u8 = 64;
+
 /// What the background part says on its stdout when the mount answers; anything else is an error's text.
 const READY: &str = "ready\n";
 
 fn main() -> ExitCode {
-    let command = CommandLine::parse().command;
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
     // Only fails when a provider is installed already, which is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     descriptors::raise_limit();

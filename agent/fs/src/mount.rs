@@ -3,12 +3,15 @@
 //!
 //! A mount that cannot work fails here, before anything is mounted, with the cause and what to do about it.
 
+mod target;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
 
+use self::target::{checked_target, mount_failure};
 use crate::budget::MemoryBudget;
 use crate::credentials::Credential;
 use crate::filesystem::{Filesystem, Parts, Presentation, Settings};
@@ -243,6 +246,10 @@ pub fn explain(error: &StoreError, bucket: &str) -> MountError {
         StoreError::NotFound | StoreError::PreconditionFailed | StoreError::Unsupported => {
             "check that the endpoint is an S3 service"
         }
+        StoreError::OtherScheme { speaks_tls: true, .. } => "give the endpoint as https://",
+        StoreError::OtherScheme {
+            speaks_tls: false, ..
+        } => "if the store has no TLS there, give the endpoint as http://; else check the port",
         StoreError::Refused { .. } => "check the endpoint, the region and --path-style",
     };
     MountError {
@@ -322,64 +329,6 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
             .join("staging"),
     };
     Ok((store, settings))
-}
-
-fn checked_target(target: &Path) -> Result<PathBuf, MountError> {
-    match std::fs::metadata(target) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => {
-            return Err(MountError::new(
-                format!("{} is no folder", target.display()),
-                "mount at a folder",
-            ));
-        }
-        Err(error) if has_no_process(&error) => return Err(dead_mount(target)),
-        Err(error) => {
-            return Err(MountError::new(
-                format!("{} cannot be used: {error}", target.display()),
-                format!("make the folder: mkdir -p {}", target.display()),
-            ));
-        }
-    }
-    target.canonicalize().map_err(|error| {
-        MountError::new(
-            format!("{} cannot be resolved: {error}", target.display()),
-            "check the path",
-        )
-    })
-}
-
-fn has_no_process(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
-}
-
-fn dead_mount(target: &Path) -> MountError {
-    MountError::new(
-        format!("{} is a mount whose process has died", target.display()),
-        format!(
-            "unmount it first: fusermount3 -u {0} (as root: umount {0})",
-            target.display()
-        ),
-    )
-}
-
-fn mount_failure(error: &std::io::Error, target: &Path, allow_other: bool) -> MountError {
-    if has_no_process(error) {
-        return dead_mount(target);
-    }
-    let remedy = match error.kind() {
-        _ if !Path::new("/dev/fuse").exists() => "load the kernel's fuse module: modprobe fuse",
-        std::io::ErrorKind::NotFound => "install fusermount3 (package fuse3), or mount as root",
-        std::io::ErrorKind::PermissionDenied if allow_other => {
-            "without root, --allow-other needs the line user_allow_other in /etc/fuse.conf"
-        }
-        // fusermount3 says why on its own, and its failures have all kinds.
-        _ if !rustix::process::geteuid().is_root() => {
-            "the folder must be yours, and /dev/fuse and fusermount3 (package fuse3) must be usable by you"
-        }
-        _ => "see the text above; as root, try: modprobe fuse",
-    };
-    MountError::new(format!("{} cannot be mounted: {error}", target.display()), remedy)
 }
 
 /// Takes a busy mount out of the tree; it goes on for those who have it open.

@@ -160,6 +160,7 @@ impl From<StoreError> for ReadError {
             StoreError::NoSuchBucket
             | StoreError::Unsupported
             | StoreError::Refused { .. }
+            | StoreError::OtherScheme { .. }
             | StoreError::Unavailable { .. }
             | StoreError::Interrupted { .. } => ReadError::Failed(error),
         }

@@ -5,6 +5,7 @@
 //! Implementations retry what is safe to retry within [`Deadlines`]; what they return is final.
 
 pub mod address;
+mod breaker;
 pub mod http;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -171,6 +172,14 @@ pub enum StoreError {
     Refused {
         /// The store's own word.
         code: String,
+    },
+    /// The endpoint says http and the server at its port speaks TLS, or the other way round; only another endpoint helps.
+    #[error("{server} speaks {}, and the endpoint begins with {}", if *speaks_tls { "TLS" } else { "no TLS" }, if *speaks_tls { "http://" } else { "https://" })]
+    OtherScheme {
+        /// Its name or address, and port.
+        server: String,
+        /// What it speaks.
+        speaks_tls: bool,
     },
     /// Throttled, unreachable, reset or failing beyond the retries; later it may work.
     #[error("the store is not reachable: {reason}")]

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -10,6 +11,9 @@ use clap::{ArgGroup, Parser};
 use mooring_test_s3::{Etags, Latency, Options, Server, Settings, StorageOptions, TlsOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// Exit code of a wrong command line, as in sysexits.h and in the other programs.
+const EXIT_USAGE: u8 = 64;
 
 /// An S3 server for demos, tests and benches: in memory or in files, as slow and as wrong as you ask.
 #[derive(Debug, Parser)]
@@ -80,9 +84,29 @@ struct Flags {
     seed: u64,
 }
 
+fn main() -> ExitCode {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match run(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mooring-test-s3: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let flags = Flags::parse();
+async fn run(flags: Flags) -> anyhow::Result<()> {
     // s3s reports every refused request as an error; a test server's refusals are its purpose.
     let filter = EnvFilter::try_from_env("MOORING_LOG").unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
     tracing_subscriber::fmt()

@@ -37,6 +37,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Deadlines;
 use super::address::{AddressError, AddressRules};
+use super::breaker::{PROBE_DEADLINE, Probe, Pulse};
 use super::wire::{QuickAck, Wire};
 
 /// Idle connections kept per endpoint: more than the requests that one mount has in flight.
@@ -45,6 +46,10 @@ const IDLE_CONNECTIONS_MAX: usize = 128;
 /// Shorter than the keep-alive of the usual servers (20 s on AWS), so that we seldom write into a
 /// connection that the other side is closing.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Frames of a body, of up to 1 MiB, that hyper and the kernel's socket (up to 4 MiB by default) take without anybody
+/// at the other end.
+const BUFFERED_FRAMES: u64 = 6;
 
 /// TLS over our TCP stream; named here because only this file knows the TLS library.
 pub(super) type TlsStream = tokio_rustls::client::TlsStream<QuickAck>;
@@ -113,17 +118,33 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The server speaks the other of http and https.
+    #[error("{server} speaks {}", if *speaks_tls { "TLS" } else { "no TLS" })]
+    OtherScheme {
+        /// Whom a person knows it as.
+        server: String,
+        /// What it speaks.
+        speaks_tls: bool,
+    },
     /// Name, connection and handshake took longer than the deadline.
     #[error("connecting took longer than {0:?}")]
     Deadline(Duration),
 }
 
+/// Nothing of a request or of its answer has moved for so long.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer and no progress within {0:?}")]
+pub struct NoProgress(pub Duration);
+
 /// The client: clones share one pool.
 #[derive(Clone)]
 pub struct PooledClient {
     pool: legacy::Client<EndpointConnector, SentBody>,
+    connector: EndpointConnector,
     first_byte: Duration,
     clock: ServerClock,
+    /// Where the last request went: scheme and authority.
+    last_asked: Arc<Mutex<Option<Uri>>>,
 }
 
 /// What the last answer's `Date` said, and when it came; clones share it.
@@ -159,16 +180,45 @@ impl PooledClient {
             rules: Arc::new(rules),
             tls: TlsConnector::from(Arc::new(tls_config(extra_ca_file.as_deref())?)),
             deadline: deadlines.connect,
+            pulse: Pulse::new(),
         };
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME_MAX)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector);
+            .build(connector.clone());
         Ok(PooledClient {
             pool,
+            connector,
             first_byte: deadlines.first_byte,
             clock: ServerClock::default(),
+            last_asked: Arc::default(),
+        })
+    }
+
+    /// The endpoint's life, as all connections of this client show it.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.connector.pulse.clone()
+    }
+
+    /// Asks for nothing, unsigned and on a fresh connection, whoever was asked last: any answer will do. One from the
+    /// pool could be dead itself.
+    pub(super) fn probe(&self) -> Probe {
+        let (connector, last_asked) = (self.connector.clone(), Arc::clone(&self.last_asked));
+        Arc::new(move || {
+            let (connector, last_asked) = (connector.clone(), Arc::clone(&last_asked));
+            Box::pin(async move {
+                let Some(endpoint) = last_asked.lock().clone() else {
+                    return true;
+                };
+                let pool = legacy::Client::builder(TokioExecutor::new())
+                    .pool_max_idle_per_host(0)
+                    .build(connector);
+                let question = http::Request::head(endpoint).body(http_body_util::Empty::<Bytes>::new());
+                let Ok(question) = question else { return true };
+                let answer = tokio::time::timeout(PROBE_DEADLINE, pool.request(question)).await;
+                matches!(answer, Ok(Ok(_)))
+            })
         })
     }
 
@@ -209,14 +259,20 @@ impl HttpConnector for Lane {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (pool, patience) = (self.client.pool.clone(), self.patience);
         let clock = self.client.clock.clone();
+        let pulse = self.client.pulse();
+        let last_asked = Arc::clone(&self.client.last_asked);
         HttpConnectorFuture::new(async move {
             let request = request
                 .try_into_http1x()
                 .map_err(|error| ConnectorError::user(error.into()))?;
+            if let Some(endpoint) = root_of(request.uri()) {
+                *last_asked.lock() = Some(endpoint);
+            }
             let sent = Arc::new(AtomicU64::new(0));
             let request = request.map(|inner| SentBody {
                 inner,
                 sent: Arc::clone(&sent),
+                pulse,
             });
             let response = while_it_moves(pool.request(request), &sent, patience).await?;
             clock.note(response.headers());
@@ -226,6 +282,18 @@ impl HttpConnector for Lane {
     }
 }
 
+/// `scheme://authority/` of an address.
+fn root_of(uri: &Uri) -> Option<Uri> {
+    let mut root = http::uri::Parts::default();
+    root.scheme = uri.scheme().cloned();
+    root.authority = uri.authority().cloned();
+    root.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    Uri::from_parts(root).ok()
+}
+
+/// Looks at the progress of a request per patience: the more, the less it waits beyond it.
+const LOOKS: u32 = 10;
+
 /// Waits for a response's head as long as the request's body moves, and `patience` after its last byte.
 async fn while_it_moves<T>(
     response: impl Future<Output = Result<T, legacy::Error>>,
@@ -234,17 +302,19 @@ async fn while_it_moves<T>(
 ) -> Result<T, ConnectorError> {
     let mut response = pin!(response);
     let mut sent_before = 0;
+    let mut moved = Instant::now();
     loop {
-        match tokio::time::timeout(patience, &mut response).await {
+        match tokio::time::timeout(patience / LOOKS, &mut response).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => return Err(ConnectorError::io(error.into())),
             Err(_) => {
                 let sent_now = sent.load(Ordering::Relaxed);
-                if sent_now == sent_before {
-                    let reason = format!("no answer and no progress within {patience:?}");
-                    return Err(ConnectorError::timeout(reason.into()));
+                if sent_now != sent_before {
+                    sent_before = sent_now;
+                    moved = Instant::now();
+                } else if moved.elapsed() >= patience {
+                    return Err(ConnectorError::timeout(NoProgress(patience).into()));
                 }
-                sent_before = sent_now;
             }
         }
     }
@@ -254,6 +324,8 @@ async fn while_it_moves<T>(
 struct SentBody {
     inner: SdkBody,
     sent: Arc<AtomicU64>,
+    /// A body that moves beyond what buffers hold shows that somebody takes it.
+    pulse: Pulse,
 }
 
 impl Body for SentBody {
@@ -266,7 +338,10 @@ impl Body for SentBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = frame {
-            self.sent.fetch_add(1, Ordering::Relaxed);
+            // The first frames only fill buffers here.
+            if self.sent.fetch_add(1, Ordering::Relaxed) >= BUFFERED_FRAMES {
+                self.pulse.heard();
+            }
         }
         frame
     }
@@ -286,6 +361,7 @@ struct EndpointConnector {
     rules: Arc<AddressRules>,
     tls: TlsConnector,
     deadline: Duration,
+    pulse: Pulse,
 }
 
 impl tower::Service<Uri> for EndpointConnector {
@@ -319,18 +395,28 @@ impl EndpointConnector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = endpoint.port_u16().unwrap_or(if https { 443 } else { 80 });
         let stream = self.connect_any(host, port).await?;
+        let server = format!("{host}:{port}");
         if !https {
-            return Ok(Wire::plain(stream));
+            return Ok(Wire::plain(stream, self.pulse.clone(), server));
         }
-        let handshake = |source| ConnectError::Handshake {
-            host: host.to_owned(),
-            source,
+        let handshake = |source: io::Error| match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            // What came instead of a TLS record is an answer in another protocol.
+            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+                ConnectError::OtherScheme {
+                    server: server.clone(),
+                    speaks_tls: false,
+                }
+            }
+            _ => ConnectError::Handshake {
+                host: host.to_owned(),
+                source,
+            },
         };
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| handshake(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream = self
             .tls
-            .connect(name, Wire::quick(stream))
+            .connect(name, Wire::quick(stream, self.pulse.clone()))
             .await
             .map_err(handshake)?;
         Ok(Wire::tls(stream))

@@ -12,6 +12,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Throttled means that the server is there and wants fewer requests: begin later.
 const PAUSE_THROTTLED_MIN: Duration = Duration::from_millis(400);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// No further attempt when so much has been spent waiting for something to move: three attempts of a transfer, one of
+/// what the store works on for minutes. A program that waits for the outcome cannot be interrupted.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
 
 /// A failed attempt: what to tell the caller, and whether trying again may help.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) enum Again {
     Soon,
     /// The store asks for fewer requests.
     Slower,
+    /// Nothing has moved for so long; trying again bridges a lost connection.
+    AfterSilence(Duration),
 }
 
 /// Randomness for pauses: many workers that failed together must not come back together. Not for secrets.
@@ -58,12 +63,19 @@ where
     Run: Future<Output = Result<T, Failure>>,
 {
     let mut tried = 0;
+    let mut silent = Duration::ZERO;
     loop {
         let Failure { error, again } = match attempt().await {
             Ok(done) => return Ok(done),
             Err(failure) => failure,
         };
         tried += 1;
+        if let Again::AfterSilence(waited) = again {
+            silent += waited;
+            if silent >= SILENCE_MAX {
+                return Err(error);
+            }
+        }
         let Some(pause) = pause_after(tried, again) else {
             return Err(error);
         };
@@ -77,7 +89,7 @@ where
 fn pause_after(tried: u32, again: Again) -> Option<Duration> {
     let least = match again {
         Again::Never => return None,
-        Again::Soon => PAUSE_MIN,
+        Again::Soon | Again::AfterSilence(_) => PAUSE_MIN,
         Again::Slower => PAUSE_THROTTLED_MIN,
     };
     (tried < ATTEMPTS_MAX).then(|| (least * 2_u32.saturating_pow(tried - 1)).min(PAUSE_MAX))
@@ -106,6 +118,23 @@ mod tests {
         );
         assert_eq!(pause_after(5, Again::Slower), Some(PAUSE_MAX));
         assert_eq!(pause_after(1, Again::Never), None);
+    }
+
+    #[tokio::test]
+    async fn silence_is_not_waited_for_again_and_again() {
+        for (patience, attempts) in [(15, 3), (300, 1)] {
+            let tried = AtomicU64::new(0);
+            let outcome: Result<(), _> = retried(&Jitter::new(7), || async {
+                tried.fetch_add(1, Ordering::Relaxed);
+                Err(Failure {
+                    error: StoreError::DeadlineExceeded,
+                    again: Again::AfterSilence(Duration::from_secs(patience)),
+                })
+            })
+            .await;
+            assert!(outcome.is_err());
+            assert_eq!(tried.into_inner(), attempts, "{patience} s each");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ use self::convert::{conditions, content_range, etag, length, object_info, sdk_me
 use self::failure::failure;
 pub use self::options::S3Options;
 use self::text::url_encoded;
+use super::breaker::{Breaker, Timing};
 use super::http::{HttpOptions, HttpSetupError, PooledClient, ServerClock};
 use super::retry::{Again, Failure, Jitter, retried};
 use super::{
@@ -57,6 +58,7 @@ pub struct S3Store {
     bucket: String,
     deadlines: Deadlines,
     jitter: Jitter,
+    breaker: Breaker,
     /// DeleteObjects was refused once; do not ask again.
     batch_delete_missing: AtomicBool,
 }
@@ -81,6 +83,7 @@ impl S3Store {
             deadlines,
         })?;
         let clock = http.clock();
+        let breaker = Breaker::new(Timing::default(), http.pulse(), http.probe());
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
@@ -115,6 +118,7 @@ impl S3Store {
             bucket,
             deadlines,
             jitter: Jitter::new(jitter_seed),
+            breaker,
             batch_delete_missing: AtomicBool::new(false),
         })
     }
@@ -125,9 +129,9 @@ impl S3Store {
         Run: Future<Output = Result<T, Failure>>,
     {
         let work = retried(&self.jitter, attempt);
-        tokio::time::timeout(self.deadlines.small_operation, work)
+        self.breaker
+            .watch(Some(self.deadlines.small_operation), work)
             .await
-            .unwrap_or(Err(StoreError::DeadlineExceeded))
     }
 
     /// Retries without a total deadline: each attempt has those of progress.
@@ -135,7 +139,7 @@ impl S3Store {
     where
         Run: Future<Output = Result<T, Failure>>,
     {
-        retried(&self.jitter, attempt).await
+        self.breaker.watch(None, retried(&self.jitter, attempt)).await
     }
 
     async fn head_once(

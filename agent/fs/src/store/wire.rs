@@ -11,7 +11,8 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::http::TlsStream;
+use super::breaker::Pulse;
+use super::http::{ConnectError, TlsStream};
 
 /// Reads below this may end a burst of the server: its Nagle then waits for our acknowledgement.
 const SHORT_READ_BYTES: usize = 64 * 1024;
@@ -25,11 +26,25 @@ pub(super) enum Wire {
 }
 
 /// A TCP stream that acknowledges at once.
-pub(super) struct QuickAck(TcpStream);
+pub(super) struct QuickAck {
+    stream: TcpStream,
+    /// Told of each byte that comes.
+    pulse: Pulse,
+    /// Of a connection without TLS on which nothing has come yet: whom it goes to.
+    unheard: Option<String>,
+}
+
+/// How records of TLS begin: an alert or a handshake message, and the version's first byte. No answer in HTTP does.
+const TLS_BEGINNINGS: [[u8; 2]; 2] = [[0x15, 0x03], [0x16, 0x03]];
 
 impl Wire {
-    pub(super) fn plain(stream: TcpStream) -> Wire {
-        Wire::Plain(Wire::quick(stream))
+    /// `server` is what a person would know it by.
+    pub(super) fn plain(stream: TcpStream, pulse: Pulse, server: String) -> Wire {
+        Wire::Plain(QuickAck {
+            stream,
+            pulse,
+            unheard: Some(server),
+        })
     }
 
     pub(super) fn tls(stream: TlsStream) -> Wire {
@@ -37,8 +52,12 @@ impl Wire {
     }
 
     /// The TCP layer, to put TLS upon.
-    pub(super) fn quick(stream: TcpStream) -> QuickAck {
-        QuickAck(stream)
+    pub(super) fn quick(stream: TcpStream, pulse: Pulse) -> QuickAck {
+        QuickAck {
+            stream,
+            pulse,
+            unheard: None,
+        }
     }
 }
 
@@ -55,12 +74,25 @@ impl AsyncRead for QuickAck {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.0).poll_read(cx, buffer);
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = outcome {
             let read = buffer.filled().len() - before;
+            if read > 0 {
+                self.pulse.heard();
+            }
             if read > 0 && read < SHORT_READ_BYTES {
                 // Only a hint to the kernel: a refusal costs latency, never correctness.
-                let _ = rustix::net::sockopt::set_tcp_quickack(&self.0, true);
+                let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+            }
+            if let Some(server) = self.unheard.take()
+                && TLS_BEGINNINGS
+                    .iter()
+                    .any(|beginning| buffer.filled()[before..].starts_with(beginning))
+            {
+                return Poll::Ready(Err(io::Error::other(ConnectError::OtherScheme {
+                    server,
+                    speaks_tls: true,
+                })));
             }
         }
         outcome
@@ -69,15 +101,15 @@ impl AsyncRead for QuickAck {
 
 impl AsyncWrite for QuickAck {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -85,11 +117,11 @@ impl AsyncWrite for QuickAck {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }
 

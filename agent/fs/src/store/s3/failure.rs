@@ -8,7 +8,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::store::StoreError;
-use crate::store::http::ConnectError;
+use crate::store::http::{ConnectError, NoProgress};
 use crate::store::retry::{Again, Failure};
 
 /// What an SDK call's failure means.
@@ -115,9 +115,23 @@ fn local(error: &(dyn Error + 'static), made: bool) -> Failure {
                 code: forbidden.to_string(),
             });
         }
-        // The layers above say no more than «connect error».
-        if let Some(connect) = cause.downcast_ref::<ConnectError>() {
-            return unavailable(connect);
+        if let Some(connect) = connect_error(cause) {
+            return match connect {
+                ConnectError::OtherScheme { server, speaks_tls } => never(StoreError::OtherScheme {
+                    server: server.clone(),
+                    speaks_tls: *speaks_tls,
+                }),
+                // The layers above say no more than «connect error».
+                _ => unavailable(connect),
+            };
+        }
+        if let Some(silence) = cause.downcast_ref::<NoProgress>() {
+            return Failure {
+                error: StoreError::Unavailable {
+                    reason: silence.to_string(),
+                },
+                again: Again::AfterSilence(silence.0),
+            };
         }
         if let Some(credentials) = cause.downcast_ref::<CredentialsError>() {
             return never(StoreError::Denied {
@@ -137,6 +151,14 @@ fn unavailable(error: &(dyn Error + 'static)) -> Failure {
         error: StoreError::Unavailable { reason: chain(error) },
         again: Again::Soon,
     }
+}
+
+/// Those that reading a connection brings to light hide in an error of the system, which does not name them as its cause.
+fn connect_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a ConnectError> {
+    cause.downcast_ref::<ConnectError>().or_else(|| {
+        let hidden = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+        hidden.downcast_ref::<ConnectError>()
+    })
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
