@@ -259,6 +259,51 @@ mod tests {
         }
     }
 
+    /// The file that the package installs, as it would be with every line in force that shows a default.
+    fn shipped_with_defaults_written_out() -> String {
+        let shipped = include_str!("../../deploy/config/agent.toml");
+        let lines = shipped.lines().map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => key,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_and_shows_every_default_as_it_is() {
+        let machine = Machine {
+            host_name: "gpu-17".to_owned(),
+            program: "/usr/bin/mooring-agent".into(),
+        };
+        let defaults = Config {
+            join_file: Some("/etc/mooring/host.join".into()),
+            ..Config::parse("", &machine).unwrap()
+        };
+        let shipped = include_str!("../../deploy/config/agent.toml");
+        assert_eq!(Config::parse(shipped, &machine).unwrap(), defaults);
+        let written_out = shipped_with_defaults_written_out();
+        assert_eq!(Config::parse(&written_out, &machine).unwrap(), defaults);
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key() {
+        // A new field stops the build here: show its key in deploy/config/agent.toml, too.
+        let Config {
+            state_dir: _,
+            run_dir: _,
+            mount_root: _,
+            cache_dir: _,
+            join_file: _,
+            host_name: _,
+            mooring_fs: _,
+            local_socket: _,
+            heartbeat_interval: _,
+            log_format: _,
+        } = Config::parse("", &machine()).unwrap();
+        let table: toml::Table = shipped_with_defaults_written_out().parse().unwrap();
+        assert_eq!(table.len(), 10, "{table}");
+    }
+
     #[test]
     fn an_empty_file_means_the_defaults() {
         let config = Config::parse("", &machine()).unwrap();

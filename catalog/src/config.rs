@@ -258,6 +258,47 @@ fn duration(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    /// The file that the package installs, as it would be with every line in force that shows a default.
+    fn shipped_with_defaults_written_out() -> String {
+        let shipped = include_str!("../../deploy/config/catalog.toml");
+        let lines = shipped.lines().map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => key,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_and_shows_every_default_as_it_is() {
+        let shipped = include_str!("../../deploy/config/catalog.toml");
+        assert_eq!(Config::parse(shipped).unwrap(), Config::parse("").unwrap());
+        let written_out = Config::parse(&shipped_with_defaults_written_out()).unwrap();
+        let defaults = Config {
+            endpoint: Some("https://127.0.0.1:7443".to_owned()),
+            ..Config::parse("").unwrap()
+        };
+        assert_eq!(written_out, defaults);
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key() {
+        // A new field stops the build here: show its key in deploy/config/catalog.toml, too.
+        let Config {
+            listen: _,
+            endpoint: _,
+            state_dir: _,
+            trust_domain: _,
+            server_names: _,
+            certificate_lifetime: _,
+            endpoint_rules: _,
+            host_lost_after: _,
+            log_format: _,
+        } = Config::parse("").unwrap();
+        let table: toml::Table = shipped_with_defaults_written_out().parse().unwrap();
+        assert_eq!(table.len(), 9, "{table}");
+        assert_eq!(table["connector_endpoints"].as_table().unwrap().len(), 2);
+    }
+
     #[test]
     fn an_empty_file_is_a_good_configuration() {
         let config = Config::parse("").unwrap();

@@ -11,6 +11,7 @@ use mooring_catalog::lock::StateLock;
 use mooring_catalog::ops::realm;
 use mooring_catalog::server::{Server, State};
 use mooring_identity::Clock;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -133,18 +134,41 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .map_err(anyhow::Error::from_boxed)?;
     announce(&server).context("standard output is closed")?;
+    // Three chances within the manager's patience.
+    let mut beat = sd_notify::watchdog_enabled().map(|patience| tokio::time::interval(patience / 3));
+    tell_manager(NotifyState::Ready);
     let mut running = Box::pin(server.run(shutdown.clone()));
-    tokio::select! {
-        // Cancel-safe: it is polled on below.
-        ended = &mut running => return ended.map_err(anyhow::Error::from_boxed),
-        // Cancel-safe per tokio's docs.
-        _ = terminate.recv() => {}
-        // Cancel-safe per tokio's docs.
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            // Cancel-safe: it is polled on in the next round, or below.
+            ended = &mut running => return ended.map_err(anyhow::Error::from_boxed),
+            // Cancel-safe per tokio's docs.
+            _ = terminate.recv() => break,
+            // Cancel-safe per tokio's docs.
+            _ = interrupt.recv() => break,
+            // Cancel-safe per tokio's docs.
+            () = next_beat(&mut beat) => tell_manager(NotifyState::Watchdog),
+        }
     }
     tracing::info!("stopping");
+    tell_manager(NotifyState::Stopping);
     shutdown.cancel();
     running.await.map_err(anyhow::Error::from_boxed)
+}
+
+/// The next time that the manager wants to hear from us; never, if it does not.
+async fn next_beat(beat: &mut Option<tokio::time::Interval>) {
+    match beat {
+        Some(beat) => drop(beat.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the service manager that has started this program, if one has. Nothing depends on its hearing it.
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "the service manager does not hear");
+    }
 }
 
 /// What programs that start this one read, and what tells the operator how to begin. Never the token: standard output may
