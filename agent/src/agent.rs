@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring_identity::{ClientTls, Clock, Credentials, HpkeKeyPair};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,8 +15,10 @@ use crate::facts;
 use crate::host::{Host, StateError, StateLock, credential_paths};
 use crate::ledger::{Ledger, LedgerError};
 use crate::local::{Local, Sources};
+use crate::mounter::keep::Keeper;
 use crate::mounter::launch::Launcher;
 use crate::mounter::{MountError, Mounter, prepare_mount_root};
+use crate::notify::{Notifier, Stored};
 use crate::observed::record::Runs;
 use crate::reconciler::Reconciler;
 use crate::renewal::Renewal;
@@ -34,7 +36,19 @@ pub struct Agent {
     renewal: Renewal,
     local: Local,
     sources: Sources,
+    notifier: Arc<Notifier>,
     _lock: StateLock,
+}
+
+/// What connects the agent with whoever manages this machine's services.
+#[derive(Debug, Default)]
+pub struct Manager {
+    /// The line to the service manager.
+    pub notifier: Arc<Notifier>,
+    /// The descriptors that it has kept.
+    pub stored: Vec<Stored>,
+    /// Told to look for workers of an older program.
+    pub reload: Arc<Notify>,
 }
 
 /// Why an agent cannot run.
@@ -70,7 +84,17 @@ pub enum StartError {
 
 impl Agent {
     /// Reads, checks and binds. Touches no mount.
-    pub async fn build(config: &Config, lock: StateLock, clock: Clock) -> Result<Agent, StartError> {
+    pub async fn build(
+        config: &Config,
+        lock: StateLock,
+        clock: Clock,
+        manager: Manager,
+    ) -> Result<Agent, StartError> {
+        let Manager {
+            notifier,
+            stored,
+            reload,
+        } = manager;
         let host = Host::load(&config.state_dir)?.ok_or(StartError::NotEnrolled)?;
         let paths = credential_paths(&config.state_dir);
         let credentials = Credentials::load(&paths)?.ok_or(StartError::NotEnrolled)?;
@@ -90,6 +114,7 @@ impl Agent {
             cache_dir: config.cache_dir.clone(),
             program: config.mooring_fs.clone(),
             launcher: Launcher::of_this_process(),
+            keeper: Keeper::new(Arc::clone(&notifier), stored),
             runs,
             host_uid: host.uid,
             hpke,
@@ -126,12 +151,13 @@ impl Agent {
             expires: expires_seen,
         };
         Ok(Agent {
-            reconciler: Reconciler::new(mounter, ledger, clock, status),
+            reconciler: Reconciler::new(mounter, ledger, clock, status, Arc::clone(&notifier), reload),
             host,
             session,
             renewal,
             local,
             sources,
+            notifier,
             _lock: lock,
         })
     }
@@ -150,6 +176,7 @@ impl Agent {
         tasks.spawn(self.local.run(self.sources, shutdown.clone()));
         tasks.close();
         shutdown.cancelled().await;
+        self.notifier.stopping();
         if tokio::time::timeout(SHUTDOWN_PATIENCE, tasks.wait())
             .await
             .is_err()

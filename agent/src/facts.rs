@@ -26,8 +26,25 @@ pub async fn gather(mooring_fs: &Path) -> pb::HostFacts {
     };
     pb::HostFacts {
         agent_version: AGENT_VERSION.to_owned(),
-        kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel_version: kernel_release(),
         backends,
+    }
+}
+
+/// The kernel's release, such as `6.12.9-amd64`.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Whether a kernel of this release sends a FUSE request again when its server has died before the answer (Linux 6.9).
+/// A release that cannot be read is taken for a new one: then the worker says what was negotiated.
+pub fn kernel_sends_again(release: &str) -> bool {
+    let mut numbers = release
+        .split(|char: char| !char.is_ascii_digit())
+        .map(|part| part.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= (6, 9),
+        (None, _) | (_, None) => true,
     }
 }
 
@@ -57,4 +74,24 @@ async fn version_of(program: &Path) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().last();
     Ok(version.unwrap_or("unknown").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_6_9_do_not_send_again() {
+        for (release, sends) in [
+            ("6.1.0-28-amd64", false),
+            ("6.8.0-51-generic", false),
+            ("5.15", false),
+            ("6.9.0", true),
+            ("6.18.44-x", true),
+            ("7.0", true),
+            ("rolling", true),
+        ] {
+            assert_eq!(kernel_sends_again(release), sends, "{release}");
+        }
+    }
 }

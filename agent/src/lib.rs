@@ -19,6 +19,7 @@ pub mod host;
 pub mod ledger;
 pub mod local;
 pub mod mounter;
+pub mod notify;
 pub mod observed;
 pub mod plan;
 pub mod probe;

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use mooring_agent::agent::Agent;
+use mooring_agent::agent::{Agent, Manager};
 use mooring_agent::config::{Config, LogFormat};
 use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
 use mooring_agent::ledger::Ledger;
+use mooring_agent::notify::{self, Notifier, Stored};
 use mooring_agent::{enroll, facts, table};
 use mooring_identity::Clock;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,7 +63,8 @@ enum Command {
     ///   log_format         "text"                    or "json"
     ///
     /// MOORING_LOG sets how much is logged (error, warn, info, debug). Logs go to the standard error.
-    /// SIGTERM ends the agent and leaves all mounts.
+    /// SIGTERM ends the agent and leaves all mounts. SIGHUP replaces workers that run another mooring-fs than the one
+    /// that is installed, one after the other and without interruption; so does a start of the agent.
     #[command(verbatim_doc_comment)]
     Run {
         /// The configuration [default: /etc/mooring/agent.toml, if it is there]
@@ -104,7 +107,10 @@ fn main() -> ExitCode {
             };
         }
     };
-    close_inherited_descriptors();
+    // Duplicates, so that they stay when the inherited ones are closed.
+    let inherited = inherited_descriptors();
+    let stored = notify::stored_descriptors();
+    close_all(inherited);
     // What is meant for others gets its mode explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_descriptor_limit();
@@ -130,7 +136,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match arguments.command {
-            Command::Run { .. } => run(&config).await,
+            Command::Run { .. } => run(&config, stored).await,
             Command::Enroll { join_file, .. } => enroll_once(&config, &join_file).await,
             Command::Status { .. } => {
                 print!("{}", table::status(&config.local_socket).await?);
@@ -148,13 +154,20 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: &Config) -> anyhow::Result<()> {
+async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("mooring-agent mounts file systems and must run as root");
     }
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let manager = Manager {
+        notifier: Arc::new(Notifier::of_this_process()),
+        stored,
+        reload: Arc::default(),
+    };
+    let reload = Arc::clone(&manager.reload);
     let lock = StateLock::take(&config.state_dir)?;
     let clock = Clock::system();
     let work = async {
@@ -166,7 +179,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
                 () = shutdown.cancelled() => return Ok(()), // cancel-safe: no state
             }
         }
-        let agent = Agent::build(config, lock, clock).await?;
+        let agent = Agent::build(config, lock, clock, manager).await?;
         println!("mooring-agent runs as {}", agent.host());
         agent.run(shutdown.clone()).await;
         anyhow::Ok(())
@@ -180,9 +193,16 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         shutdown.cancel();
         std::future::pending::<()>().await;
     };
+    let reloads = async {
+        while hangup.recv().await.is_some() {
+            reload.notify_one();
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         done = work => done, // ends soon after `stop` has cancelled the token
         () = stop => Ok(()),
+        () = reloads => Ok(()),
     }
 }
 
@@ -252,18 +272,25 @@ fn is_enrolled(config: &Config) -> anyhow::Result<bool> {
     Ok(credentials.is_some() && Host::load(&config.state_dir)?.is_some())
 }
 
-/// Descriptors that came from whoever started the agent would live on in every worker, which outlive the agent: a pipe
-/// would never end, a file of a mount would never close.
-fn close_inherited_descriptors() {
+/// The numbers of what is open beside the standard streams.
+fn inherited_descriptors() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return;
+        return Vec::new();
     };
-    let open: Vec<i32> = entries
+    let mut numbers: Vec<i32> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|descriptor| *descriptor > 2)
         .collect();
-    for descriptor in open {
-        // The descriptor of the listing itself is among them and closed already.
+    // The descriptor of the listing itself was among them. It is closed by now, and its number will be another's.
+    numbers.retain(|number| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok());
+    numbers
+}
+
+/// Descriptors that came from whoever started the agent would live on in every worker, which outlive the agent: a pipe
+/// would never end, a file of a mount would never close.
+fn close_all(inherited: Vec<i32>) {
+    for descriptor in inherited {
+        // There is nothing to be done about one that cannot be closed.
         let _ = nix::unistd::close(descriptor);
     }
 }

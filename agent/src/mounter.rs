@@ -3,9 +3,11 @@
 
 mod adopt;
 mod fuse;
+pub mod keep;
 pub mod launch;
 mod mountpoint;
 mod native;
+mod succeed;
 pub mod through;
 mod unmount;
 mod words;
@@ -22,6 +24,7 @@ use crate::desired::{self, About, Spec};
 use crate::observed::record::{Record, Runs};
 
 pub use mountpoint::prepare_mount_root;
+pub use succeed::Cause;
 pub use unmount::Stopped;
 
 /// What mounting needs to know of this host. All methods that block are to be called outside the async threads.
@@ -34,6 +37,8 @@ pub struct Mounter {
     pub program: PathBuf,
     /// How programs are started here.
     pub launcher: launch::Launcher,
+    /// What lets mounts outlive their workers.
+    pub keeper: keep::Keeper,
     /// Records, sockets and logs.
     pub runs: Runs,
     /// This host, for which keys are sealed.
@@ -64,6 +69,13 @@ impl Mounter {
                 ),
             )),
         }
+    }
+}
+
+impl Mounter {
+    /// What the program that serves a mount has said last; nothing secret.
+    pub fn last_words(&self, uid: Uuid) -> String {
+        words::last(&self.runs.log(uid))
     }
 }
 

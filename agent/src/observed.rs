@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::facts;
 use mountinfo::{MountTable, Top};
+use process::ProgramFile;
 use record::{Phase, Record, Runs};
 
 /// What is, at one moment.
@@ -20,6 +21,7 @@ use record::{Phase, Record, Runs};
 pub struct ObservedSet {
     table: MountTable,
     runs: BTreeMap<Uuid, Run>,
+    installed: Option<ProgramFile>,
 }
 
 /// A record, and whether its worker lives.
@@ -29,6 +31,8 @@ pub struct Run {
     pub record: Record,
     /// Whether the worker lives.
     pub alive: bool,
+    /// The file that it runs, as long as it lives.
+    pub program: Option<ProgramFile>,
 }
 
 /// What is at the place of an assignment.
@@ -53,8 +57,9 @@ pub enum Seen<'a> {
 }
 
 impl ObservedSet {
-    /// Looks. Reads `/proc` and the run folder, and touches no mount, so it cannot hang on one.
-    pub fn look(runs: &Runs) -> io::Result<ObservedSet> {
+    /// Looks. Reads `/proc` and the run folder, and touches no mount, so it cannot hang on one. `program` is the one that
+    /// new workers would run.
+    pub fn look(runs: &Runs, program: &Path) -> io::Result<ObservedSet> {
         let mut records = runs.read_all()?;
         let boot_id = facts::boot_id();
         // Where the run folder is no tmpfs, records outlive their boot.
@@ -71,10 +76,17 @@ impl ObservedSet {
                 .into_iter()
                 .map(|(uid, record)| {
                     let alive = record.worker.is_alive();
-                    (uid, Run { record, alive })
+                    let program = ProgramFile::of_process(record.worker).filter(|_| alive);
+                    let run = Run {
+                        record,
+                        alive,
+                        program,
+                    };
+                    (uid, run)
                 })
                 .collect(),
             table: MountTable::read()?,
+            installed: ProgramFile::at(program),
         })
     }
 
@@ -87,6 +99,16 @@ impl ObservedSet {
                 .into_iter()
                 .map(|run| (run.record.assignment_uid, run))
                 .collect(),
+            installed: None,
+        }
+    }
+
+    /// Whether a worker runs another file than the one that is installed.
+    pub fn is_outdated(&self, run: &Run) -> bool {
+        match (run.program, self.installed) {
+            (Some(runs), Some(installed)) => runs != installed,
+            // While no program is installed, perhaps in the middle of an upgrade, nothing is newer.
+            (None, _) | (_, None) => false,
         }
     }
 
@@ -124,6 +146,11 @@ impl ObservedSet {
                     && matches!(self.table.top(path), Top::Ours(_))
             })
             .map(|run| run.record.assignment_uid)
+    }
+
+    /// Whether the worker of `uid` runs another file than the one that is installed.
+    pub fn has_outdated_worker(&self, uid: Uuid) -> bool {
+        self.runs.get(&uid).is_some_and(|run| self.is_outdated(run))
     }
 
     /// The record of `uid`.

@@ -1,5 +1,8 @@
 //! What to do next: a pure function of what shall be, what is, and what is under way. No I/O, no clock.
 //!
+//! A worker that died is succeeded on the same mount if its descriptor is kept; one of an older program is replaced in
+//! the same way, one mount after the other.
+//!
 //! Invariants: only a removal unmounts for good (or a person, by hand, what is an orphan; or a new order for an orphan's
 //! place); a mount that serves what was ordered is never touched; nothing is started where another assignment's mount
 //! still lies; whatever has a task under way gets no second one.
@@ -23,6 +26,12 @@ pub struct Memory {
     pub retry_at: BTreeMap<Uuid, Instant>,
     /// Assignments whose mount was found to have nobody behind it.
     pub disconnected: BTreeSet<Uuid>,
+    /// Assignments whose mount outlives its worker.
+    pub kept: BTreeSet<Uuid>,
+    /// Of these, the ones that do well and whose worker runs another program than the installed one.
+    pub outdated: BTreeSet<Uuid>,
+    /// A worker is being replaced for that reason; the next one waits until that is done.
+    pub upgrading: bool,
 }
 
 /// What to do now, and when to look again at the latest.
@@ -70,6 +79,10 @@ pub enum Action {
     Supersede,
     /// Give the worker another key.
     SetCredential,
+    /// Give the mount of a dead worker to another one.
+    Succeed,
+    /// Replace the worker of a live mount by one of the installed program.
+    Upgrade,
     /// Clear away what a dead worker or agent left, if anything, and mount.
     Start,
 }
@@ -99,6 +112,10 @@ pub fn plan(
             None => plan.steps.push(Action::Finish.on(*uid)),
             // Somebody evicts it at this moment; when that is done, another's mount may lie there.
             Some(place) if memory.busy.values().any(|path| *path == place) => {}
+            // Its worker has died with bytes that wait for their upload, perhaps: a successor uploads them.
+            Some(_) if memory.kept.contains(uid) && can_be_succeeded(*uid, desired, observed) => {
+                plan.when(memory.retry_at.get(uid), now, Action::Succeed.on(*uid));
+            }
             Some(place) => {
                 plan.when(memory.retry_at.get(uid), now, Action::Stop.on(*uid));
                 taken.insert(place);
@@ -146,7 +163,37 @@ pub fn plan(
     for (uid, step) in starts {
         plan.when(memory.retry_at.get(&uid), now, step);
     }
+    upgrade_one(&mut plan, desired, memory, now);
     plan
+}
+
+/// One after the other: a program that does not work shall meet one mount, and not all. Whatever else is to be done for
+/// a mount comes first.
+fn upgrade_one(plan: &mut Plan, desired: &DesiredSet, memory: &Memory, now: Instant) {
+    if memory.upgrading {
+        return;
+    }
+    let busy = |uid: &Uuid| {
+        memory.busy.contains_key(uid)
+            || desired.removals.contains_key(uid)
+            || plan.steps.iter().any(|step| step.uid == *uid)
+    };
+    let due = |uid: &Uuid| memory.retry_at.get(uid).is_none_or(|at| *at <= now);
+    let ready = |uid: &&Uuid| memory.kept.contains(*uid) && desired.orders.contains_key(*uid) && !busy(uid);
+    let next = memory.outdated.iter().find(|uid| ready(uid) && due(uid)).copied();
+    plan.steps.extend(next.map(|uid| Action::Upgrade.on(uid)));
+}
+
+/// Whether the worker of `uid` has died on a mount that another one can go on with: it must serve what is ordered.
+pub fn can_be_succeeded(uid: Uuid, desired: &DesiredSet, observed: &ObservedSet) -> bool {
+    let (Some(order), Some(record)) = (desired.orders.get(&uid), observed.record(uid)) else {
+        return false;
+    };
+    let Ok(spec) = &order.spec else { return false };
+    spec.credential.is_some()
+        && record.phase == Phase::Mounted
+        && matches!(observed.seen(uid, &record.path), Seen::Dead(_))
+        && serves(record, &order.about, spec)
 }
 
 impl Plan {
@@ -189,6 +236,13 @@ fn step_for(
         .map_or(wanted.as_path(), |record| record.path.as_path());
     let credential = spec.credential.as_ref()?;
     let step = match observed.seen(uid, at) {
+        Seen::Dead(record)
+            if memory.kept.contains(&uid)
+                && record.phase == Phase::Mounted
+                && serves(record, &order.about, spec) =>
+        {
+            Action::Succeed.on(uid)
+        }
         Seen::Nothing | Seen::Left(_) | Seen::Lingering(_) | Seen::Unmounted(_) | Seen::Dead(_) => {
             Action::Start.on(uid)
         }

@@ -1,5 +1,6 @@
 //! Asks live mounts how they do, each beside the others: the worker over its socket, and the mount itself by touching
-//! it. A mount that never answers costs one thread and delays nobody.
+//! it. A mount that never answers costs one thread and delays nobody. A worker that can be succeeded and whose mount is
+//! not kept yet, since this agent has not made it, is asked for its descriptor on the way.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use mooring_control::WorkerStatus;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::mounter::Mounter;
 use crate::mounter::through::{Touched, touch};
-use crate::mounter::worker::Worker;
+use crate::mounter::worker::{Worker, WorkerError};
+use crate::observed::process::Process;
 
 /// Between two questions to the same mount. A question costs both sides some 100 µs; a trouble that no event tells of
 /// is seen within this time and [`TOUCH_TIMEOUT`].
@@ -34,8 +37,8 @@ pub struct Probe {
 }
 
 /// The questions under way and the latest answers.
-#[derive(Debug, Default)]
 pub struct Prober {
+    mounter: Arc<Mounter>,
     asking: JoinSet<(Uuid, u64, Probe)>,
     mounts: BTreeMap<Uuid, Watched>,
     generations: u64,
@@ -55,10 +58,19 @@ struct Watched {
 }
 
 impl Prober {
-    /// Asks the mount of `uid` unless it was asked just now; tells whether it does. `worker` is its worker's pid and
-    /// socket, if they are known.
-    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<(u32, PathBuf)>, now: Instant) -> bool {
-        let pid = worker.as_ref().map(|(pid, _)| *pid);
+    /// Asks nothing yet.
+    pub fn new(mounter: Arc<Mounter>) -> Prober {
+        Prober {
+            mounter,
+            asking: JoinSet::new(),
+            mounts: BTreeMap::new(),
+            generations: 0,
+        }
+    }
+
+    /// Asks the mount of `uid` unless it was asked just now; tells whether it does. `worker` is its worker, if it is known.
+    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<Process>, now: Instant) -> bool {
+        let pid = worker.map(|worker| worker.pid);
         let watched = self.watched(uid, path, pid);
         let due = watched
             .asked_at
@@ -69,10 +81,15 @@ impl Prober {
         watched.asking = true;
         watched.asked_at = Some(now);
         let (generation, touching) = (watched.generation, Arc::clone(&watched.touching));
-        let path = path.to_owned();
-        let socket = worker.map(|(_, socket)| socket);
+        let question = Question {
+            mounter: Arc::clone(&self.mounter),
+            uid,
+            path: path.to_owned(),
+            worker,
+            touching,
+        };
         self.asking
-            .spawn_blocking(move || (uid, generation, probe(&path, socket.as_deref(), &touching)));
+            .spawn_blocking(move || (uid, generation, question.ask()));
         true
     }
 
@@ -141,20 +158,44 @@ impl Prober {
     }
 }
 
-fn probe(path: &Path, socket: Option<&Path>, touching: &Arc<AtomicBool>) -> Probe {
-    let worker = match socket {
-        None => Err("no record says which worker serves it".to_owned()),
-        Some(socket) => Worker::connect(socket)
-            .and_then(|worker| worker.status())
-            .map_err(|error| error.to_string()),
-    };
-    let ask_the_mount = worker.is_ok() || socket.is_none();
-    let mount = ask_the_mount.then(|| {
-        if touching.swap(true, Ordering::AcqRel) {
-            return Touched::Silent;
+struct Question {
+    mounter: Arc<Mounter>,
+    uid: Uuid,
+    path: PathBuf,
+    worker: Option<Process>,
+    touching: Arc<AtomicBool>,
+}
+
+impl Question {
+    fn ask(self) -> Probe {
+        let worker = match self.worker {
+            None => Err("no record says which worker serves it".to_owned()),
+            Some(process) => self.ask_worker(process).map_err(|error| error.to_string()),
+        };
+        let ask_the_mount = worker.is_ok() || self.worker.is_none();
+        let mount = ask_the_mount.then(|| {
+            if self.touching.swap(true, Ordering::AcqRel) {
+                return Touched::Silent;
+            }
+            let over = Arc::clone(&self.touching);
+            touch(&self.path, TOUCH_TIMEOUT, move || {
+                over.store(false, Ordering::Release)
+            })
+        });
+        Probe { worker, mount }
+    }
+
+    fn ask_worker(&self, process: Process) -> Result<WorkerStatus, WorkerError> {
+        let worker = Worker::connect(&self.mounter.runs.control_socket(self.uid))?;
+        let hello = worker.hello();
+        let keeper = &self.mounter.keeper;
+        if let Some(number) = hello.fuse_descriptor
+            && hello.resend
+            && hello.pid == process.pid
+            && !keeper.holds(self.uid)
+        {
+            keeper.retrieve(self.uid, &self.path, process, number);
         }
-        let over = Arc::clone(touching);
-        touch(path, TOUCH_TIMEOUT, move || over.store(false, Ordering::Release))
-    });
-    Probe { worker, mount }
+        worker.status()
+    }
 }

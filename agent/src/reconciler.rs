@@ -4,26 +4,28 @@
 //!
 //! What is mounted is never remembered here, only what is under way, what failed and when to try again.
 
+mod deaths;
 mod publish;
 mod trouble;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mooring_identity::Clock;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::blocking::readable;
 use crate::desired::DesiredSet;
+use crate::facts;
 use crate::ledger::Ledger;
 use crate::mounter::{MountError, Mounter};
+use crate::notify::Notifier;
 use crate::observed::process::{Process, reap};
 use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
@@ -56,12 +58,19 @@ pub struct Reconciler {
     ended: BTreeSet<Process>,
     /// Unmounted by order, reported until the catalog has surely heard of it.
     gone: BTreeMap<Uuid, (MountStatus, Instant)>,
+    notifier: Arc<Notifier>,
+    reload: Arc<Notify>,
+    kernel_release: String,
+    /// Workers of another program than the installed one are to be replaced: at the start, which may be that of an
+    /// upgrade, and whenever the agent is told to look.
+    upgrading: bool,
 }
 
 /// A task under way.
 struct Running {
     task: tokio::task::Id,
     path: PathBuf,
+    action: Action,
 }
 
 impl Reconciler {
@@ -71,8 +80,11 @@ impl Reconciler {
         ledger: Arc<Ledger>,
         clock: Clock,
         status: watch::Sender<HostStatus>,
+        notifier: Arc<Notifier>,
+        reload: Arc<Notify>,
     ) -> Reconciler {
         Reconciler {
+            prober: Prober::new(Arc::clone(&mounter)),
             mounter,
             ledger,
             clock,
@@ -81,11 +93,14 @@ impl Reconciler {
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             troubles: Troubles::default(),
-            prober: Prober::default(),
             exits: JoinSet::new(),
             watched: BTreeSet::new(),
             ended: BTreeSet::new(),
             gone: BTreeMap::new(),
+            notifier,
+            reload,
+            kernel_release: facts::kernel_release(),
+            upgrading: true,
         }
     }
 
@@ -95,6 +110,8 @@ impl Reconciler {
         loop {
             let desired = DesiredSet::of(&held.borrow_and_update().clone());
             let wake_at = self.round(&desired, &shutdown).await;
+            // From here, where the work is done: an agent whose rounds do not end is one to be restarted.
+            self.notifier.alive();
             let woken = self.wait(&mut held, wake_at, &shutdown).await;
             match woken {
                 Woken::Shutdown => break,
@@ -102,6 +119,14 @@ impl Reconciler {
                 Woken::Ended(process) => {
                     self.watched.remove(&process);
                     self.ended.insert(process);
+                }
+                Woken::Reload => {
+                    tracing::info!(
+                        "told to look for mounts whose worker runs another program than the installed one"
+                    );
+                    self.notifier.reloading();
+                    self.upgrading = true;
+                    self.notifier.ready();
                 }
                 Woken::Look => {}
             }
@@ -136,6 +161,7 @@ impl Reconciler {
                 Ok(process) => Woken::Ended(process),
                 Err(_) => Woken::Look,
             },
+            () = self.reload.notified() => Woken::Reload, // cancel-safe per tokio's docs
             () = self.prober.answered() => Woken::Look, // cancel-safe: see there
             () = tokio::time::sleep_until(wake_at.into()) => Woken::Look, // cancel-safe: no state
         }
@@ -144,7 +170,8 @@ impl Reconciler {
     /// One round. Answers when the next one is due at the latest.
     async fn round(&mut self, desired: &DesiredSet, shutdown: &CancellationToken) -> Instant {
         let mounter = Arc::clone(&self.mounter);
-        let looked = tokio::task::spawn_blocking(move || ObservedSet::look(&mounter.runs)).await;
+        let looked =
+            tokio::task::spawn_blocking(move || ObservedSet::look(&mounter.runs, &mounter.program)).await;
         let now = Instant::now();
         let observed = match looked {
             Ok(Ok(observed)) => observed,
@@ -154,7 +181,11 @@ impl Reconciler {
             }
             Err(_) => return now + TICK,
         };
+        let running = &self.running;
+        let busy = |uid| running.contains_key(&uid);
+        self.mounter.keeper.settle(&observed, busy);
         self.note_deaths(&observed, now);
+        self.let_go(desired, &observed);
         self.troubles.forget_settled(desired, now);
         self.watch_workers(&observed);
         self.ask(desired, &observed, now);
@@ -166,6 +197,16 @@ impl Reconciler {
                 .collect(),
             retry_at: self.troubles.retry_at(),
             disconnected: self.disconnected(desired),
+            kept: observed
+                .runs()
+                .map(|run| run.record.assignment_uid)
+                .filter(|uid| self.mounter.keeper.holds(*uid))
+                .collect(),
+            outdated: self.outdated(&observed),
+            upgrading: self
+                .running
+                .values()
+                .any(|running| running.action == Action::Upgrade),
         };
         let plan = plan::plan(desired, &observed, &memory, &self.mounter.mount_root, now);
         for step in plan.steps {
@@ -194,7 +235,8 @@ impl Reconciler {
             .tasks
             .spawn(work.run(mounter, ledger, shutdown.child_token()))
             .id();
-        self.running.insert(uid, Running { task, path });
+        let running = Running { task, path, action };
+        self.running.insert(uid, running);
     }
 
     /// Takes the result of a task.
@@ -229,6 +271,14 @@ impl Reconciler {
         match outcome {
             Ok(Outcome::Serves(status)) => {
                 tracing::info!(assignment = %uid, path = %path.display(), "mount serves");
+                self.troubles.succeeded(uid, now);
+                if let Some(record) = self.mounter.runs.read(uid) {
+                    self.prober
+                        .learned(uid, &record.path, record.worker.pid, status, now);
+                }
+            }
+            Ok(Outcome::Succeeded { cause, status }) => {
+                tracing::info!(assignment = %uid, path = %path.display(), ?cause, "mount goes on with another worker");
                 self.troubles.succeeded(uid, now);
                 if let Some(record) = self.mounter.runs.read(uid) {
                     self.prober
@@ -295,21 +345,6 @@ impl Reconciler {
         }
     }
 
-    /// A worker that dies again and again is started less and less often.
-    fn note_deaths(&mut self, observed: &ObservedSet, now: Instant) {
-        for run in observed.runs() {
-            let record = &run.record;
-            let uid = record.assignment_uid;
-            let dead = matches!(observed.seen(uid, &record.path), Seen::Dead(_));
-            if self.ended.remove(&record.worker) && dead && !self.running.contains_key(&uid) {
-                tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
-                    log = %self.mounter.runs.log(uid).display(), "a mount's worker has died; it is mounted anew");
-                self.troubles.died(uid, now, self.clock.jitter());
-            }
-        }
-        self.ended.clear();
-    }
-
     /// Asks every live mount that no task works on how it does.
     fn ask(&mut self, desired: &DesiredSet, observed: &ObservedSet, now: Instant) {
         let mut asked = BTreeSet::new();
@@ -320,12 +355,9 @@ impl Reconciler {
                 && record.phase == Phase::Mounted;
             if serving {
                 asked.insert(uid);
-                if !self.running.contains_key(&uid) {
-                    let socket = self.mounter.runs.control_socket(uid);
-                    let worker = Some((record.worker.pid, socket));
-                    if self.prober.ask(uid, &record.path, worker, now) {
-                        self.mounter.runs.bound_log(uid);
-                    }
+                let free = !self.running.contains_key(&uid);
+                if free && self.prober.ask(uid, &record.path, Some(record.worker), now) {
+                    self.mounter.runs.bound_log(uid);
                 }
             }
         }
@@ -350,17 +382,11 @@ impl Reconciler {
     }
 }
 
-/// The deprecated way is unsound only for types whose descriptor can change behind their back; an [`OwnedFd`]'s cannot,
-/// and the new way is an `unsafe fn`, which this workspace forbids.
-#[expect(deprecated, reason = "see above")]
-fn readable(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
-}
-
 /// Why the loop goes on.
 enum Woken {
     Shutdown,
     Done(Result<(tokio::task::Id, Done), tokio::task::JoinError>),
     Ended(Process),
+    Reload,
     Look,
 }

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::desired::{About, Order};
+use crate::facts;
 use crate::mounter::MountError;
 use crate::mounter::through::Touched;
 use crate::observed::Seen;
@@ -63,6 +64,33 @@ pub struct Condition {
     pub since: OffsetDateTime,
 }
 
+impl HostStatus {
+    /// One line for people: how many mounts there are, and how many of them are not as they should be.
+    pub fn summary(&self) -> String {
+        let count = |wanted: MountState| {
+            let states = self.mounts.values().map(|mount| mount.state);
+            states.filter(|state| *state == wanted).count()
+        };
+        let mut parts = vec![format!("{} mounted", count(MountState::Mounted))];
+        for state in [
+            MountState::Degraded,
+            MountState::Failed,
+            MountState::Mounting,
+            MountState::Unmounting,
+            MountState::Orphaned,
+        ] {
+            let name = state
+                .as_str_name()
+                .trim_start_matches("MOUNT_STATE_")
+                .to_lowercase();
+            if count(state) > 0 {
+                parts.push(format!("{} {name}", count(state)));
+            }
+        }
+        parts.join(", ")
+    }
+}
+
 /// Reason of an end that nobody ordered: a person has unmounted an orphan.
 pub const BY_HAND: &str = "UnmountedByHand";
 
@@ -84,10 +112,47 @@ pub struct Facts<'a> {
     pub probe: Option<&'a Probe>,
     /// Why the last step failed, if it did.
     pub failure: Option<&'a MountError>,
+    /// Whether its workers fail one after the other.
+    pub crash_loop: Option<CrashLoop<'a>>,
+    /// What the death of its worker would mean.
+    pub succession: Succession,
+    /// Its worker runs another program than the installed one.
+    pub outdated: bool,
     /// A removal is under way.
     pub removing: bool,
     /// The catalog does not list it.
     pub orphan: bool,
+}
+
+/// Workers of one mount that fail one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashLoop<'a> {
+    /// How many in a row.
+    pub failures: u32,
+    /// What the last one has said, if one that served has died.
+    pub words: Option<&'a str>,
+}
+
+/// What the death of a mount's worker would mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Succession {
+    /// Another one goes on, and nobody notices.
+    Possible,
+    /// A new mount, since this kernel does not send again what a dead worker has not answered. Its release.
+    KernelTooOld(String),
+    /// A new mount, since the worker is of a version that cannot be succeeded, or its descriptor is not at hand.
+    NotKept,
+}
+
+impl Succession {
+    /// Of a mount whose descriptor is `kept`, or not, on a kernel of this release.
+    pub fn of(kept: bool, kernel_release: &str) -> Succession {
+        match (kept, facts::kernel_sends_again(kernel_release)) {
+            (true, _) => Succession::Possible,
+            (false, true) => Succession::NotKept,
+            (false, false) => Succession::KernelTooOld(kernel_release.to_owned()),
+        }
+    }
 }
 
 impl Facts<'_> {

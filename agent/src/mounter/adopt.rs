@@ -72,6 +72,7 @@ impl Mounter {
             .runs
             .hand_over(&record, about.uid)
             .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        self.keeper.hand_over(orphan, about.uid);
         self.write(&relabelled(about, handed))?;
         Ok(Some(status))
     }

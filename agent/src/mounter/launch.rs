@@ -164,14 +164,19 @@ fn detached(launch: &Launch<'_>, log: File) -> Result<Process, LaunchError> {
     }
     let copy = log.try_clone().map_err(LaunchError::Log)?;
     command.stdin(Stdio::null()).stdout(copy).stderr(log);
-    let child = command.spawn().map_err(|source| LaunchError::Starter {
+    let mut child = command.spawn().map_err(|source| LaunchError::Starter {
         starter: "setsid",
         package: "util-linux",
         source,
     })?;
     // Whoever ends it, or waits for its end, reaps it; see [`Process::reap`].
-    let process = Process::of_pid(child.id())
-        .ok_or_else(|| LaunchError::Refused(format!("{} ended at once", launch.program.display())))?;
+    let Some(process) = Process::of_pid(child.id()) else {
+        let _ = child.wait();
+        return Err(LaunchError::Refused(format!(
+            "{} ended at once",
+            launch.program.display()
+        )));
+    };
     // A preference; without it the mount is as likely to be killed as any other program.
     let _ = std::fs::write(
         format!("/proc/{}/oom_score_adj", process.pid),

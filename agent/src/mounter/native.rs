@@ -1,12 +1,11 @@
 //! Mounts of the DEFAULT backend: the agent mounts, `mooring-fs` serves. A mount counts only once the worker has
 //! answered through it; whatever a failed start has made is taken away again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mooring_control::{Credential, Secret, WorkerConfig, WorkerStatus};
 use mooring_proto::agent::v1 as pb;
-use mooring_proto::v1::Mode;
 use prost::Message;
 use uuid::Uuid;
 
@@ -18,20 +17,32 @@ use crate::desired::{About, SealedCredential, Spec};
 use crate::facts;
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
-use crate::observed::record::{Phase, Record};
+use crate::observed::record::{Phase, Record, Serving, Successions};
 
 /// How long a worker may take to listen. A debug build on a busy machine needs half a second.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const LISTEN_POLL: Duration = Duration::from_millis(2);
 
 /// How long a fresh mount may take to answer: the worker answers for its root from memory.
-const TOUCH_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TOUCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a killed process may take to end.
-const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long names, sizes and listings may be remembered: another host sees a write within this time.
 const METADATA_TTL: Duration = Duration::from_secs(5);
+
+/// Of what a worker's configuration is made.
+pub(super) struct Share<'a> {
+    pub(super) uid: Uuid,
+    /// The assignment whose name the cache folder has.
+    pub(super) cache_of: Uuid,
+    pub(super) serving: &'a Serving,
+    pub(super) group: Option<&'a str>,
+    pub(super) gid: u32,
+    pub(super) succession: Option<PathBuf>,
+    pub(super) credential: Credential,
+}
 
 impl Mounter {
     /// Mounts with our own worker, after clearing away what `leftover` describes. Blocks until the mount answers or has
@@ -48,34 +59,23 @@ impl Mounter {
         if let Some(status) = self.clear(about, &path, leftover)? {
             return Ok(status);
         }
+        // Whatever was kept is not of the mount that is made now.
+        self.keeper.forget(about.uid);
         let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
-        let cache_dir = self.cache_dir.join(about.uid.to_string());
-        mooring_identity::files::create_private_directory(&cache_dir)
+        let serving = spec.serving(about.mode);
+        let succession = self
+            .runs
+            .make_succession(self.clock.new_uid())
             .map_err(|error| MountError::host("HostError", describe(&error)))?;
-        let read_only = about.mode != Mode::ReadWrite;
-        let (file_mode, dir_mode) = match (about.unix_group.is_some(), read_only) {
-            (true, false) => (0o660, 0o770),
-            (true, true) => (0o640, 0o750),
-            (false, _) => (0o600, 0o700),
-        };
-        let config = WorkerConfig {
-            assignment_uid: about.uid.to_string(),
-            endpoint: spec.endpoint.clone(),
-            region: spec.region.clone(),
-            bucket: spec.bucket.clone(),
-            prefix: spec.prefix.clone(),
-            path_style: spec.path_style,
-            read_only,
-            uid: 0,
+        let config = self.config(Share {
+            uid: about.uid,
+            cache_of: about.uid,
+            serving: &serving,
+            group: about.unix_group.as_deref(),
             gid,
-            file_mode,
-            dir_mode,
-            metadata_ttl: METADATA_TTL,
-            cache_dir,
-            succession: None,
-            endpoint_rules: spec.endpoint_rules.clone(),
+            succession: Some(succession.clone()),
             credential,
-        };
+        })?;
         let record = |worker| Record {
             assignment_uid: about.uid,
             generation: about.generation,
@@ -88,14 +88,51 @@ impl Mounter {
             key_fingerprint: sealed.fingerprint.clone(),
             activation: about.activation.clone(),
             connector: about.connector.clone(),
-            read_only,
+            read_only: serving.read_only,
             unix_group: about.unix_group.clone(),
-            serves: Some(spec.serving(about.mode)),
+            serves: Some(serving.clone()),
             started_for: None,
             taken_over_by: None,
+            succession: Some(succession.clone()),
+            successions: Successions::default(),
             mount_time: None,
         };
-        self.run_worker(about.uid, &path, config, record)
+        let outcome = self.run_worker(about.uid, &path, config, record);
+        if outcome.is_err() {
+            self.runs.remove_succession(&succession);
+        }
+        outcome
+    }
+
+    /// What a worker is told to serve, the first of a mount as well as its successors.
+    pub(super) fn config(&self, share: Share<'_>) -> Result<WorkerConfig, MountError> {
+        let cache_dir = self.cache_dir.join(share.cache_of.to_string());
+        mooring_identity::files::create_private_directory(&cache_dir)
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        let (file_mode, dir_mode) = match (share.group.is_some(), share.serving.read_only) {
+            (true, false) => (0o660, 0o770),
+            (true, true) => (0o640, 0o750),
+            (false, _) => (0o600, 0o700),
+        };
+        let serving = share.serving.clone();
+        Ok(WorkerConfig {
+            assignment_uid: share.uid.to_string(),
+            endpoint: serving.endpoint,
+            region: serving.region,
+            bucket: serving.bucket,
+            prefix: serving.prefix,
+            path_style: serving.path_style,
+            read_only: serving.read_only,
+            uid: 0,
+            gid: share.gid,
+            file_mode,
+            dir_mode,
+            metadata_ttl: METADATA_TTL,
+            cache_dir,
+            succession: share.succession,
+            endpoint_rules: serving.endpoint_rules,
+            credential: share.credential,
+        })
     }
 
     /// Gives the worker of a live mount another key.
@@ -128,6 +165,9 @@ impl Mounter {
             }
             return Ok(None);
         };
+        if let Some(status) = self.find_successor(record)? {
+            return Ok(Some(status));
+        }
         if record.phase == Phase::Launching && record.worker.is_alive() {
             let socket = self.runs.control_socket(about.uid);
             let serving = Worker::connect(&socket)
@@ -155,6 +195,11 @@ impl Mounter {
                 ..record.clone()
             })?;
         }
+        if let Some(succession) = record.succession.as_ref().filter(|_| !record.worker.is_alive()) {
+            self.runs.remove_succession(succession);
+        }
+        // Nobody goes on with it; who waits for an answer gets an error now.
+        self.keeper.forget(about.uid);
         // What a lingering worker has left behind is its own folder no more.
         if record.phase == Phase::Detached || self.is_anothers(about.uid, &record.path)? {
             return Ok(None);
@@ -188,28 +233,7 @@ impl Mounter {
         config: WorkerConfig,
         record: impl Fn(Process) -> Record,
     ) -> Result<WorkerStatus, MountError> {
-        let log = self.runs.log(uid);
-        mooring_identity::files::create_private_directory(&self.runs.folder(uid))
-            .map_err(|error| MountError::host("HostError", describe(&error)))?;
-        self.runs.bound_log(uid);
-        let arguments = [
-            "serve".into(),
-            "--control".into(),
-            self.runs.control_socket(uid).into_os_string(),
-        ];
-        let launch = Launch {
-            unit: &launch::unit_name(uid),
-            program: &self.program,
-            arguments: &arguments,
-            log: &log,
-            duty: Duty::Serves,
-        };
-        let process = self.launcher.start(&launch).map_err(|error| {
-            MountError::host(
-                "WorkerMissing",
-                format!("cannot start {}: {error}", self.program.display()),
-            )
-        })?;
+        let process = self.launch_worker(uid, &self.runs.control_socket(uid))?;
         let outcome = self.hand_over(uid, path, config, process, &record);
         if outcome.is_err() {
             // It may have ended by itself; and nothing was announced, so nothing can be lost.
@@ -219,6 +243,28 @@ impl Mounter {
             }
         }
         outcome
+    }
+
+    /// Starts a worker that listens at `socket`.
+    pub(super) fn launch_worker(&self, uid: Uuid, socket: &Path) -> Result<Process, MountError> {
+        let log = self.runs.log(uid);
+        mooring_identity::files::create_private_directory(&self.runs.folder(uid))
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        self.runs.bound_log(uid);
+        let arguments = ["serve".into(), "--control".into(), socket.into()];
+        let launch = Launch {
+            unit: &launch::unit_name(uid),
+            program: &self.program,
+            arguments: &arguments,
+            log: &log,
+            duty: Duty::Serves,
+        };
+        self.launcher.start(&launch).map_err(|error| {
+            MountError::host(
+                "WorkerMissing",
+                format!("cannot start {}: {error}", self.program.display()),
+            )
+        })
     }
 
     fn hand_over(
@@ -231,16 +277,17 @@ impl Mounter {
     ) -> Result<WorkerStatus, MountError> {
         use std::os::fd::AsFd;
         self.write(&record(process))?;
-        let worker = self.greet(uid, process)?;
+        let worker = self.greet(uid, process, &self.runs.control_socket(uid))?;
         let device = fuse::mount(path, config.read_only)?;
-        worker
+        let can_be_succeeded = worker
             .start(config, device.as_fd())
             .map_err(|error| match error {
                 WorkerError::Silent(_) => self.ended(uid, "its worker was lost while it was started"),
                 error => worker_failed(&error),
             })?;
-        // From here on the worker alone holds the connection: when it dies, every access fails at once and nothing hangs.
-        drop(device);
+        // Without a successor the worker alone holds the connection: when it dies, every access fails at once and
+        // nothing hangs.
+        let device = can_be_succeeded.then_some(device);
         match touch(path, TOUCH_TIMEOUT, || {}) {
             Touched::Answers => {}
             Touched::Fails(error) => {
@@ -260,15 +307,17 @@ impl Mounter {
             mount_time: Some(self.clock.now()),
             ..record(process)
         })?;
+        if let Some(device) = device {
+            self.keeper.keep(uid, path, device);
+        }
         Ok(status)
     }
 
     /// Connects to a worker that has just been started.
-    fn greet(&self, uid: Uuid, process: Process) -> Result<Worker, MountError> {
-        let socket = self.runs.control_socket(uid);
+    pub(super) fn greet(&self, uid: Uuid, process: Process, socket: &Path) -> Result<Worker, MountError> {
         let begun = Instant::now();
         loop {
-            let error = match Worker::connect(&socket) {
+            let error = match Worker::connect(socket) {
                 // Not the one before it, whose files are still open and which listens until they are closed, and not
                 // one that an agent before us has started and lost.
                 Ok(worker) if worker.hello().serves.is_none() && worker.hello().pid == process.pid => {
@@ -291,7 +340,7 @@ impl Mounter {
         }
     }
 
-    fn ended(&self, uid: Uuid, what: &str) -> MountError {
+    pub(super) fn ended(&self, uid: Uuid, what: &str) -> MountError {
         let log = self.runs.log(uid);
         MountError::host(
             "WorkerFailed",
@@ -354,7 +403,7 @@ pub(super) fn no_credential() -> MountError {
     }
 }
 
-fn worker_failed(error: &WorkerError) -> MountError {
+pub(super) fn worker_failed(error: &WorkerError) -> MountError {
     match error {
         WorkerError::Refused {
             key_refused: true, ..

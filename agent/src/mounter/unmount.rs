@@ -1,7 +1,7 @@
 //! The end of a mount: what waits is uploaded, the mount is taken away, and the folder given back. Whoever still has
 //! files open keeps them, and the worker lives on for them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fuse::Unmounted;
-use super::worker::Worker;
+use super::worker::{ANSWER_TIMEOUT, Worker, WorkerError};
 use super::{MountError, Mounter, fuse, mountpoint};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, readable};
 use crate::observed::process::Process;
 use crate::observed::record::{Phase, Record};
 
@@ -53,11 +53,12 @@ impl Mounter {
             let path = path.to_owned();
             return blocking(move || self.tidy(uid, &path, record.as_ref(), keep_place || anothers)).await;
         }
+        if record.as_ref().is_none_or(|record| !record.worker.is_alive()) {
+            self.keeper.forget(uid);
+        }
         let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
         if let Some(record) = &alive {
-            let socket = self.runs.control_socket(uid);
-            let worker = record.worker;
-            let finish = blocking(move || finish_worker(&socket, worker, grace));
+            let finish = finish_worker(self.runs.control_socket(uid), record.worker, grace);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(Stopped::Interrupted), // cancel-safe: no state
                 () = finish => {} // dropping it leaves the worker uploading, which is what is wanted
@@ -65,6 +66,10 @@ impl Mounter {
         }
         loop {
             let forced = begun.elapsed() >= grace;
+            if alive.as_ref().is_some_and(|record| !record.worker.is_alive()) {
+                // Nobody will serve it any more; who waits for an answer shall not wait for the end of the grace.
+                self.keeper.forget(uid);
+            }
             let at = path.to_owned();
             let taken = blocking(move || {
                 if forced {
@@ -82,6 +87,8 @@ impl Mounter {
                 () = tokio::time::sleep(UNMOUNT_POLL) => {} // cancel-safe: no state
             }
         }
+        // Open files go on as long as their worker; nobody succeeds it.
+        self.keeper.forget(uid);
         if let Some(record) = alive {
             self.write(&Record {
                 phase: Phase::Detached,
@@ -117,7 +124,12 @@ impl Mounter {
 
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
-        let cache_of = self.runs.read(uid).map_or(uid, |record| record.cache_of());
+        let record = self.runs.read(uid);
+        let cache_of = record.as_ref().map_or(uid, Record::cache_of);
+        self.keeper.forget(uid);
+        if let Some(succession) = record.and_then(|record| record.succession) {
+            self.runs.remove_succession(&succession);
+        }
         self.runs.remove(uid);
         let cache = self.cache_dir.join(cache_of.to_string());
         let _ = std::fs::remove_dir(cache.join("staging"));
@@ -126,19 +138,39 @@ impl Mounter {
 }
 
 /// Uploads what waits; a worker that was never given a mount is ended instead. Errors do not stop the unmount: it was
-/// ordered, and the worker goes on uploading after it.
-fn finish_worker(socket: &Path, process: Process, grace: Duration) {
-    match Worker::connect(socket) {
-        Ok(worker) if worker.hello().serves.is_none() => process.kill(),
-        Ok(worker) => match worker.stop(grace) {
-            Ok(status) if status.activity.dirty_files > 0 => tracing::warn!(
-                files = status.activity.dirty_files,
-                "files are not in S3 yet at the end of the grace; the worker goes on uploading"
-            ),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a worker does not confirm that everything is uploaded"),
-        },
-        Err(error) => tracing::warn!(%error, "a worker that is to stop does not answer"),
+/// ordered, and the worker goes on uploading after it. A grace may be a day, so no thread waits for the answer.
+async fn finish_worker(socket: PathBuf, process: Process, grace: Duration) {
+    let asked = blocking(move || {
+        let worker = Worker::connect(&socket)?;
+        let serves = worker.hello().serves.is_some();
+        match serves {
+            true => worker.begin_stop(grace)?,
+            false => process.kill(),
+        }
+        Ok::<_, WorkerError>(serves.then_some(worker))
+    });
+    let worker = match asked.await {
+        Ok(Some(worker)) => worker,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(%error, "a worker that is to stop does not answer");
+            return;
+        }
+    };
+    match worker.answer_signal().and_then(readable) {
+        Ok(signal) => {
+            // After the deadline the answer is looked for once more, and then given up.
+            let _ = tokio::time::timeout(grace + ANSWER_TIMEOUT, signal.readable()).await;
+        }
+        Err(error) => tracing::warn!(%error, "a worker's answer cannot be waited for"),
+    }
+    match blocking(move || worker.stopped()).await {
+        Ok(status) if status.activity.dirty_files > 0 => tracing::warn!(
+            files = status.activity.dirty_files,
+            "files are not in S3 yet at the end of the grace; the worker goes on uploading"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "a worker does not confirm that everything is uploaded"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's end of a worker's control socket. Blocking, with a deadline on everything.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,6 +30,10 @@ pub struct Hello {
     pub pid: u32,
     /// The assignment that it serves; `None` before it was started.
     pub serves: Option<Uuid>,
+    /// Whether another worker can succeed it. Known once it serves.
+    pub resend: bool,
+    /// Number of the FUSE descriptor in its process. Known once it serves.
+    pub fuse_descriptor: Option<i32>,
 }
 
 /// Why a worker did not do what was asked.
@@ -75,14 +79,17 @@ impl Worker {
                 pid,
                 started,
                 assignment_uid,
-                fuse_descriptor: _,
-                resend: _,
+                fuse_descriptor,
+                resend,
+                // Its program's file tells more: two builds of one version differ, too.
                 program_version: _,
             } => Hello {
                 pid,
                 serves: assignment_uid
                     .filter(|_| started)
                     .and_then(|uid| Uuid::try_parse(&uid).ok()),
+                resend,
+                fuse_descriptor,
             },
             FromWorker::Hello { version, .. } => return Err(WorkerError::Version { version }),
             FromWorker::Failed {
@@ -106,15 +113,26 @@ impl Worker {
         &self.hello
     }
 
-    /// Hands the mount over.
-    pub fn start(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<(), WorkerError> {
+    /// Hands a fresh mount over; tells whether another worker can succeed this one.
+    pub fn start(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
+        self.begin(&ToWorker::Start { config }, descriptor)
+    }
+
+    /// Hands the mount of a dead worker over; tells whether another worker can succeed this one.
+    pub fn succeed(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
+        self.begin(&ToWorker::Succeed { config }, descriptor)
+    }
+
+    fn begin(&self, order: &ToWorker, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
         self.connection.set_deadline(Some(START_TIMEOUT))?;
-        self.connection
-            .send(&ToWorker::Start { config }, Some(descriptor))?;
+        self.connection.send(order, Some(descriptor))?;
         let answer = self.connection.receive::<FromWorker>()?.0;
         self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
         match answer {
-            FromWorker::Started { .. } => Ok(()),
+            FromWorker::Started {
+                resend,
+                fuse_descriptor: _,
+            } => Ok(resend),
             FromWorker::Failed {
                 reason,
                 remedy,
@@ -138,14 +156,28 @@ impl Worker {
         self.ask(&ToWorker::SetCredential { credential })
     }
 
-    /// Has it upload what waits, for at most `grace`.
-    pub fn stop(&self, grace: Duration) -> Result<WorkerStatus, WorkerError> {
-        self.connection.set_deadline(Some(grace + ANSWER_TIMEOUT))?;
-        self.ask(&ToWorker::Stop { grace })
+    /// Has it upload what waits, for at most `grace`. The answer is for [`Worker::stopped`], so that nobody's thread
+    /// waits for it.
+    pub fn begin_stop(&self, grace: Duration) -> Result<(), WorkerError> {
+        Ok(self.connection.send(&ToWorker::Stop { grace }, None)?)
+    }
+
+    /// A descriptor that becomes readable when the next answer has come.
+    pub fn answer_signal(&self) -> std::io::Result<OwnedFd> {
+        self.connection.as_fd().try_clone_to_owned()
+    }
+
+    /// Takes the answer to [`Worker::begin_stop`].
+    pub fn stopped(&self) -> Result<WorkerStatus, WorkerError> {
+        self.answer()
     }
 
     fn ask(&self, question: &ToWorker) -> Result<WorkerStatus, WorkerError> {
         self.connection.send(question, None)?;
+        self.answer()
+    }
+
+    fn answer(&self) -> Result<WorkerStatus, WorkerError> {
         match self.connection.receive::<FromWorker>()?.0 {
             FromWorker::Status(status) => Ok(status),
             FromWorker::Failed {

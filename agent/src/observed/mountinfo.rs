@@ -75,6 +75,11 @@ impl MountTable {
             .filter(|entry| matches!(self.top(&entry.path), Top::Ours(top) if std::ptr::eq(top, *entry)))
     }
 
+    /// Whether anything of this device is mounted.
+    pub fn has_device(&self, device: &str) -> bool {
+        self.entries.iter().any(|entry| entry.device == device)
+    }
+
     /// The mount at exactly `path`, if there is one.
     pub fn at(&self, path: &Path) -> Option<&MountEntry> {
         self.entries.iter().rev().find(|entry| entry.path == path)

@@ -1,6 +1,7 @@
 //! A process that is known by pid and start time, so that a pid given out again is not taken for it.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -71,6 +72,30 @@ impl Process {
     }
 }
 
+/// The file of a program. An upgrade puts another file in the place of the old one, which those who run it keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramFile {
+    device: u64,
+    inode: u64,
+}
+
+impl ProgramFile {
+    /// The file that `process` runs.
+    pub fn of_process(process: Process) -> Option<ProgramFile> {
+        ProgramFile::at(format!("/proc/{}/exe", process.pid).as_ref())
+    }
+
+    /// The file that is installed at `path`.
+    pub fn at(path: &Path) -> Option<ProgramFile> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(path).ok()?;
+        Some(ProgramFile {
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+}
+
 /// Takes the exit status of an ended child, so that no zombie stays. A process that is not our child (it was started
 /// by an agent before us) is left to its parent.
 pub fn reap(pidfd: &OwnedFd) {
@@ -101,6 +126,25 @@ mod tests {
         assert_eq!(parse_start_time(stat), Some(4242));
         assert_eq!(parse_start_time(&stat.replace(" S ", " Z ")), None);
         assert_eq!(parse_start_time("7 (a)"), None);
+    }
+
+    #[test]
+    fn the_file_of_a_program_is_told_from_its_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        for path in [&first, &second] {
+            std::fs::copy("/bin/sleep", path).unwrap();
+        }
+        let mut child = std::process::Command::new(&first).arg("60").spawn().unwrap();
+        let process = Process::of_pid(child.id()).unwrap();
+        let runs = ProgramFile::of_process(process);
+        assert!(runs.is_some());
+        assert_eq!(runs, ProgramFile::at(&first));
+        std::fs::rename(&second, &first).unwrap();
+        assert_ne!(runs, ProgramFile::at(&first));
+        assert_eq!(runs, ProgramFile::of_process(process));
+        process.end(Duration::from_secs(10));
+        child.wait().ok();
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What an agent notes of each mount for the agent after it, in the run folder: which process serves it and what was
 //! ordered when it was made. A record is a hint for adoption; whether it is true, the kernel and the worker say.
 //!
-//! The run folder has one folder per assignment, 0700: `record.json`, `control.sock`, `worker.log`.
+//! The run folder has one folder per assignment, 0700: `record.json`, `control.sock`, `worker.log`, and while a worker is
+//! succeeded `next.sock`. Beside them, `succession` has a folder per mount for what a successor must know; it is not in
+//! the assignment's folder because that is renamed when another assignment takes the mount over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -73,9 +75,28 @@ pub struct Record {
     /// The assignment that is about to take this mount over: the folder of the record is renamed next.
     #[serde(default)]
     pub taken_over_by: Option<Uuid>,
+    /// Where the worker keeps what a successor must know, unless it was started without.
+    #[serde(default)]
+    pub succession: Option<PathBuf>,
+    /// How often a worker of this mount was succeeded by another.
+    #[serde(default)]
+    pub successions: Successions,
     /// Since when it is mounted.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "time::serde::rfc3339::option")]
     pub mount_time: Option<OffsetDateTime>,
+}
+
+/// How often workers of one mount were succeeded, and when the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Successions {
+    /// Because they had died.
+    pub deaths: u32,
+    /// Because another program was installed.
+    pub upgrades: u32,
+    /// The last one of either kind.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last: Option<OffsetDateTime>,
 }
 
 impl Record {
@@ -137,6 +158,30 @@ impl Runs {
     /// Where its worker listens.
     pub fn control_socket(&self, uid: Uuid) -> PathBuf {
         self.folder(uid).join("control.sock")
+    }
+
+    /// Where a successor of its worker listens, until it has taken over.
+    pub fn next_socket(&self, uid: Uuid) -> PathBuf {
+        self.folder(uid).join("next.sock")
+    }
+
+    /// Makes the folder `id` for what the successors of one mount must know.
+    pub fn make_succession(&self, id: Uuid) -> Result<PathBuf, mooring_identity::Error> {
+        let folder = self.folder.join(SUCCESSION).join(id.to_string());
+        files::create_private_directory(&self.folder.join(SUCCESSION))?;
+        files::create_private_directory(&folder)?;
+        Ok(folder)
+    }
+
+    /// Removes the files that workers have left in such a folder, and the folder.
+    pub fn remove_succession(&self, folder: &Path) {
+        // A record is a file; only what was made by `make_succession` is removed for it.
+        let ours = folder.parent() == Some(&self.folder.join(SUCCESSION));
+        let entries = ours.then(|| std::fs::read_dir(folder).ok()).flatten();
+        for entry in entries.into_iter().flatten().flatten() {
+            remove_file(&entry.path());
+        }
+        let _ = std::fs::remove_dir(folder);
     }
 
     /// Where its worker's log goes.
@@ -229,6 +274,7 @@ impl Runs {
         for path in [
             self.folder(uid).join(RECORD),
             self.control_socket(uid),
+            self.next_socket(uid),
             self.log(uid),
             old_log(&self.log(uid)),
         ] {
@@ -256,6 +302,8 @@ impl Runs {
 }
 
 const RECORD: &str = "record.json";
+
+const SUCCESSION: &str = "succession";
 
 /// The run folder is memory where it is tmpfs; 4 MiB twice are some ten thousand lines for each mount.
 const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -312,6 +360,8 @@ mod tests {
             serves: None,
             started_for: None,
             taken_over_by: None,
+            succession: None,
+            successions: Successions::default(),
             mount_time: Some(OffsetDateTime::UNIX_EPOCH),
         }
     }
@@ -334,7 +384,14 @@ mod tests {
     #[test]
     fn a_record_of_an_older_agent_is_understood() {
         let mut json = serde_json::to_value(record()).unwrap();
-        for field in ["key_fingerprint", "serves", "started_for", "taken_over_by"] {
+        for field in [
+            "key_fingerprint",
+            "serves",
+            "started_for",
+            "taken_over_by",
+            "succession",
+            "successions",
+        ] {
             json.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record());

@@ -12,6 +12,8 @@ use crate::observed::Run;
 use crate::observed::process::Process;
 use crate::observed::record::Record;
 
+mod successions;
+
 const ROOT: &str = "/mnt/mooring";
 
 fn uid(number: u128) -> Uuid {
@@ -76,10 +78,16 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
         serves: None,
         started_for: None,
         taken_over_by: None,
+        succession: None,
+        successions: Default::default(),
         mount_time: None,
     };
     change(&mut record);
-    Run { record, alive }
+    Run {
+        record,
+        alive,
+        program: None,
+    }
 }
 
 fn mounted(names: &[&str]) -> String {

@@ -11,7 +11,7 @@ use crate::desired::{About, DesiredSet};
 use crate::observed::record::{Phase, Record};
 use crate::observed::{ObservedSet, Seen};
 use crate::plan;
-use crate::status::{Facts, HostStatus, MountStatus};
+use crate::status::{Facts, HostStatus, MountStatus, Succession};
 
 /// After this time the first status is told even if a mount has not answered: then its silence is the news.
 const FIRST_STATUS_PATIENCE: Duration = Duration::from_secs(6);
@@ -51,6 +51,9 @@ impl Reconciler {
                 seen: observed.seen(*uid, &path),
                 probe: self.prober.latest(*uid),
                 failure: self.troubles.error(*uid),
+                crash_loop: self.troubles.crash_loop(*uid),
+                succession: self.succession(*uid),
+                outdated: observed.has_outdated_worker(*uid),
                 removing: desired.removals.contains_key(uid),
                 orphan: desired.orphans.contains(uid),
                 path,
@@ -75,6 +78,9 @@ impl Reconciler {
                 seen,
                 probe: self.prober.latest(uid),
                 failure: None,
+                crash_loop: None,
+                succession: self.succession(uid),
+                outdated: observed.has_outdated_worker(uid),
                 removing: desired.removals.contains_key(&uid),
                 orphan: true,
             };
@@ -94,13 +100,24 @@ impl Reconciler {
         for (uid, (mount, _)) in &self.gone {
             status.mounts.entry(*uid).or_insert_with(|| mount.clone());
         }
-        self.status.send_if_modified(|current| {
+        let said = status.summary();
+        let changed = self.status.send_if_modified(|current| {
             let changed = *current != status;
             if changed {
                 *current = status;
             }
             changed
         });
+        if changed {
+            self.notifier.status(&said);
+        }
+        if !before.ready {
+            self.notifier.ready();
+        }
+    }
+
+    fn succession(&self, uid: Uuid) -> Succession {
+        Succession::of(self.mounter.keeper.holds(uid), &self.kernel_release)
     }
 
     /// Keeps an unmount for the reports to come.

@@ -9,9 +9,17 @@ use uuid::Uuid;
 use crate::backoff;
 use crate::desired::DesiredSet;
 use crate::mounter::MountError;
+use crate::status::CrashLoop;
 
 /// A mount that has served this long is not one that dies again and again. Twice the longest delay.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Serving this long forgives one death. A worker that dies of the request that it was just given does not come so far;
+/// one that is killed now and then does.
+const FORGIVEN_BY: Duration = Duration::from_millis(500);
+
+/// Failures in a row that are called a crash loop.
+const CRASH_LOOP_FROM: u32 = 3;
 
 /// All troubles, by assignment.
 #[derive(Debug, Default)]
@@ -21,6 +29,8 @@ pub(super) struct Troubles(BTreeMap<Uuid, Trouble>);
 struct Trouble {
     failures: u32,
     error: Option<MountError>,
+    /// What a worker that died has said last.
+    words: Option<String>,
     retry_at: Instant,
     since: Instant,
     /// What was ordered when it failed.
@@ -44,6 +54,7 @@ impl Troubles {
         let trouble = Trouble {
             failures,
             error: Some(error),
+            words: None,
             retry_at: now + backoff::MOUNT.delay(failures, jitter),
             since: now,
             order: Some(key(uid, desired)),
@@ -51,9 +62,17 @@ impl Troubles {
         self.0.insert(uid, trouble);
     }
 
-    /// A worker has died. The first time it is replaced at once: nobody shall wait for a mount that may be good.
-    pub(super) fn died(&mut self, uid: Uuid, now: Instant, jitter: f64) {
-        let failures = self.failures(uid) + 1;
+    /// A worker has died, saying `words`; answers how many failures in a row that makes. The first time it is replaced at
+    /// once: nobody shall wait for a mount that may be good. Each while that it has served before forgives one failure,
+    /// so that only workers that die soon after they have begun are waited for.
+    pub(super) fn died(&mut self, uid: Uuid, words: String, now: Instant, jitter: f64) -> u32 {
+        let before = self.0.get(&uid).map_or(0, |trouble| {
+            let served = now.duration_since(trouble.since).as_millis() / FORGIVEN_BY.as_millis();
+            trouble
+                .failures
+                .saturating_sub(u32::try_from(served).unwrap_or(u32::MAX))
+        });
+        let failures = before + 1;
         let delay = match failures {
             1 => Duration::ZERO,
             more => backoff::MOUNT.delay(more - 1, jitter),
@@ -61,11 +80,13 @@ impl Troubles {
         let trouble = Trouble {
             failures,
             error: None,
+            words: Some(words),
             retry_at: now + delay,
             since: now,
             order: None,
         };
         self.0.insert(uid, trouble);
+        failures
     }
 
     /// A step has succeeded: no error any more, but its failures count until it has served for a while.
@@ -98,6 +119,21 @@ impl Troubles {
     /// Why the last step failed.
     pub(super) fn error(&self, uid: Uuid) -> Option<&MountError> {
         self.0.get(&uid)?.error.as_ref()
+    }
+
+    /// Whether it fails again and again, and what was said last.
+    pub(super) fn crash_loop(&self, uid: Uuid) -> Option<CrashLoop<'_>> {
+        let trouble = self
+            .0
+            .get(&uid)
+            .filter(|trouble| trouble.failures >= CRASH_LOOP_FROM)?;
+        let words = trouble.words.as_deref();
+        let crashed =
+            words.is_some() || matches!(&trouble.error, Some(error) if error.reason() == "WorkerFailed");
+        crashed.then_some(CrashLoop {
+            failures: trouble.failures,
+            words,
+        })
     }
 
     /// When each may be tried again.
@@ -153,11 +189,33 @@ mod tests {
         let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
         let mut delays = Vec::new();
         for _ in 0..4 {
-            troubles.died(uid, now, 0.0);
+            troubles.died(uid, String::new(), now, 0.0);
             delays.push(troubles.retry_at()[&uid].duration_since(now).as_millis());
             troubles.succeeded(uid, now);
         }
         assert_eq!(delays, [0, 250, 500, 1000]);
+    }
+
+    #[test]
+    fn a_worker_that_dies_now_and_then_is_replaced_at_once_each_time() {
+        let (mut troubles, uid, mut now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
+        for _ in 0..20 {
+            assert_eq!(troubles.died(uid, String::new(), now, 0.0), 1);
+            assert!(troubles.crash_loop(uid).is_none());
+            troubles.succeeded(uid, now);
+            now += FORGIVEN_BY * 2;
+        }
+    }
+
+    #[test]
+    fn three_quick_deaths_are_a_crash_loop_with_its_last_words() {
+        let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
+        for word in ["one", "two", "three"] {
+            troubles.died(uid, word.to_owned(), now, 0.0);
+            troubles.succeeded(uid, now);
+        }
+        let crash_loop = troubles.crash_loop(uid).unwrap();
+        assert_eq!((crash_loop.failures, crash_loop.words), (3, Some("three")));
     }
 
     #[test]

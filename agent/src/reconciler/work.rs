@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::blocking::blocking;
 use crate::desired::{About, DesiredSet, Order, Removal, Spec};
 use crate::ledger::{Ledger, LedgerError};
-use crate::mounter::{MountError, Mounter, Stopped};
+use crate::mounter::{Cause, MountError, Mounter, Stopped};
 use crate::observed::ObservedSet;
 use crate::observed::record::Record;
 use crate::plan::{self, Action, Step};
@@ -43,6 +43,13 @@ pub(super) struct Done {
 pub(super) enum Outcome {
     /// Mounted, or given a key: what the worker said at once.
     Serves(WorkerStatus),
+    /// Mounted as before, with another worker.
+    Succeeded {
+        /// Why.
+        cause: Cause,
+        /// What the new worker said.
+        status: WorkerStatus,
+    },
     /// Mounted as before, and made that of a newer order.
     Relabelled,
     /// The mount of an orphan was taken over.
@@ -79,9 +86,13 @@ impl Work {
             | Action::Relabel
             | Action::Adopt { orphan: _ }
             | Action::Evict { orphan: _ } => ordered.or(recorded),
-            Action::Stop | Action::Finish | Action::Supersede | Action::Sweep | Action::SetCredential => {
-                recorded
-            }
+            Action::Stop
+            | Action::Finish
+            | Action::Supersede
+            | Action::Sweep
+            | Action::SetCredential
+            | Action::Succeed
+            | Action::Upgrade => recorded,
         };
         Work {
             step,
@@ -96,6 +107,8 @@ impl Work {
                 | Action::Restart
                 | Action::Relabel
                 | Action::SetCredential
+                | Action::Succeed
+                | Action::Upgrade
                 | Action::Start => None,
             },
             removal: desired.removals.get(&uid).cloned().unwrap_or(Removal {
@@ -149,6 +162,8 @@ impl Work {
                 })
                 .await
             }
+            Action::Succeed => self.succeed(mounter, Cause::Death).await,
+            Action::Upgrade => self.succeed(mounter, Cause::Upgrade).await,
             Action::Start => {
                 blocking(move || {
                     with_spec(self.order.as_ref(), |about, spec| {
@@ -161,6 +176,19 @@ impl Work {
             }
         };
         Done { uid, outcome }
+    }
+
+    async fn succeed(self, mounter: Arc<Mounter>, cause: Cause) -> Result<Outcome, MountError> {
+        blocking(move || {
+            let record = self.record.as_ref();
+            with_spec(self.order.as_ref(), |_, spec| {
+                record.map_or(Ok(Outcome::Nothing), |record| {
+                    let status = mounter.succeed(spec, record, cause)?;
+                    Ok(Outcome::Succeeded { cause, status })
+                })
+            })
+        })
+        .await
     }
 
     async fn stop(

@@ -3,8 +3,9 @@
 use mooring_control::WorkerStatus;
 use mooring_proto::v1::{ConditionStatus, ConditionType, Mode};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use super::{Condition, Facts};
+use super::{Condition, CrashLoop, Facts, Succession};
 use crate::mounter::MountError;
 use crate::mounter::through::Touched;
 use crate::observed::Seen;
@@ -139,18 +140,51 @@ fn mounted(facts: &Facts<'_>) -> Finding {
         (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Silent | Touched::Disconnected) | None)
             if facts.is_mounted() =>
         {
-            no(
-                "NotAnswering",
-                "the mount does not answer in time; if this lasts, restart it",
-            )
+            no("NotAnswering", not_answering(facts))
         }
-        (Seen::Dead(_), _) => no("WorkerDied", "the mount's worker has died; it is mounted anew"),
+        (Seen::Dead(_), _) => match (facts.crash_loop, &facts.succession) {
+            (Some(crash_loop), _) => no("CrashLoop", crash_loop_message(crash_loop)),
+            (None, Succession::Possible) => no(
+                "WorkerDied",
+                "the mount's worker has died; another one goes on with the mount, and whoever uses it waits",
+            ),
+            (None, Succession::KernelTooOld(_) | Succession::NotKept) => {
+                no("WorkerDied", "the mount's worker has died; it is mounted anew")
+            }
+        },
         _ => match facts.failure {
+            Some(error) if facts.crash_loop.is_some() => no(
+                "CrashLoop",
+                format!(
+                    "its workers fail one after the other, and it is tried again less and less often: {error}"
+                ),
+            ),
             Some(error) => no(error.reason(), error.to_string()),
             None if facts.removing => no("Unmounting", "it is being unmounted"),
             None => no("Mounting", "it is being mounted"),
         },
     }
+}
+
+fn not_answering(facts: &Facts<'_>) -> String {
+    let worker = facts.mounted().map(|record| record.worker.pid);
+    match (worker, &facts.succession) {
+        (Some(pid), Succession::Possible) => format!(
+            "the mount hangs: it does not answer in time. Its worker is process {pid}; if this lasts, end that: kill -9 {pid}. \
+             Another worker goes on with open files and with what waits for its upload"
+        ),
+        (_, Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept) => {
+            "the mount does not answer in time; if this lasts, restart it".to_owned()
+        }
+    }
+}
+
+fn crash_loop_message(crash_loop: CrashLoop<'_>) -> String {
+    format!(
+        "its worker has died {} times in a row, and is started less and less often; it last said: {}",
+        crash_loop.failures,
+        crash_loop.words.unwrap_or("nothing")
+    )
 }
 
 fn writable(facts: &Facts<'_>) -> Finding {
@@ -235,20 +269,78 @@ fn healthy(facts: &Facts<'_>) -> Finding {
             "WorkerSilent",
             format!("{error}; files may still be served. If this lasts, restart the mount"),
         ),
-        Some(Ok(status)) => match remarks(status) {
-            None => yes("Healthy", "nothing else is wrong"),
-            Some(remarks) => Finding {
-                status: ConditionStatus::True,
-                reason: "Remarks",
-                message: remarks,
-            },
-        },
+        Some(Ok(status)) => {
+            if let Some(crash_loop) = facts.crash_loop {
+                return no("CrashLoop", crash_loop_message(crash_loop));
+            }
+            if let (Some(MountError::Host { reason, message }), true) = (facts.failure, facts.outdated) {
+                return no(
+                    reason,
+                    format!(
+                        "another mooring-fs is installed, and cannot take this mount over: {message}. The mount goes on with \
+                         the one that it has; install one that works"
+                    ),
+                );
+            }
+            match remarks(facts, status) {
+                None => yes("Healthy", "nothing else is wrong"),
+                Some((reason, message)) => Finding {
+                    status: ConditionStatus::True,
+                    reason,
+                    message,
+                },
+            }
+        }
     }
 }
 
 /// What people should know although nothing is broken.
-fn remarks(status: &WorkerStatus) -> Option<String> {
+fn remarks(facts: &Facts<'_>, status: &WorkerStatus) -> Option<(&'static str, String)> {
     let mut remarks = Vec::new();
+    let mut reason = "Remarks";
+    match (&facts.succession, facts.outdated) {
+        (Succession::Possible, true) => remarks.push(
+            "its worker runs another mooring-fs than the one that is installed, and is replaced without interruption when \
+             the agent starts or is reloaded (systemctl reload mooring-agent)"
+                .to_owned(),
+        ),
+        (Succession::KernelTooOld(_) | Succession::NotKept, true) => remarks.push(
+            "its worker runs another mooring-fs than the one that is installed; it stays until this is mounted again"
+                .to_owned(),
+        ),
+        (Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept, false) => {}
+    }
+    match &facts.succession {
+        Succession::Possible => {}
+        Succession::KernelTooOld(release) => {
+            reason = "RemountOnCrash";
+            remarks.push(format!(
+                "should its worker die, it is mounted anew and open files fail: this kernel ({release}) cannot hand a live \
+                 mount on; Linux 6.9 and later can"
+            ));
+        }
+        Succession::NotKept => {
+            reason = "RemountOnCrash";
+            remarks.push(
+                "should its worker die, it is mounted anew and open files fail: this worker cannot be succeeded; the one of \
+                 the next mount can, if agent and mooring-fs are of one release"
+                    .to_owned(),
+            );
+        }
+    }
+    if let Some(successions) = facts.mounted().map(|record| record.successions)
+        && successions.deaths > 0
+    {
+        remarks.push(format!(
+            "its worker has died {} times, and another one went on each time without interrupting anybody, the last time \
+             {}; the log in the agent's run_dir says more",
+            successions.deaths,
+            successions
+                .last
+                .and_then(|last| last.format(&Rfc3339).ok())
+                .unwrap_or_else(|| "at an unknown moment".to_owned())
+        ));
+    }
     if status.hidden_keys.count > 0 {
         remarks.push(format!(
             "{} keys of the bucket are no file names and are not shown, such as {}",
@@ -268,7 +360,7 @@ fn remarks(status: &WorkerStatus) -> Option<String> {
             status.activity.conflict_copies
         ));
     }
-    (!remarks.is_empty()).then(|| remarks.join("; "))
+    (!remarks.is_empty()).then(|| (reason, remarks.join("; ")))
 }
 
 /// What the worker says, while there is a mount it could say it of.

@@ -52,6 +52,8 @@ fn record() -> Record {
         serves: None,
         started_for: None,
         taken_over_by: None,
+        succession: None,
+        successions: Default::default(),
         mount_time: Some(OffsetDateTime::UNIX_EPOCH),
     }
 }
@@ -71,6 +73,9 @@ fn facts<'a>(order: &'a Order, seen: Seen<'a>, probe: Option<&'a Probe>) -> Fact
         seen,
         probe,
         failure: None,
+        crash_loop: None,
+        succession: Succession::Possible,
+        outdated: false,
         removing: false,
         orphan: false,
     }
@@ -265,4 +270,49 @@ fn a_condition_keeps_its_moment_while_it_stays_so() {
     };
     let after = dead.describe(Some(&before), later);
     assert!(after.conditions.iter().any(|condition| condition.since == later));
+}
+
+#[test]
+fn a_kernel_that_cannot_hand_a_mount_on_is_named_and_is_no_trouble() {
+    let (order, probe, record) = (order(|_| {}), good(), record());
+    let mut facts = facts(&order, Seen::Mounted(&record), Some(&probe));
+    facts.succession = Succession::of(false, "6.1.0-28-amd64");
+    let status = describe(&facts);
+    let healthy = &status.conditions[5];
+    assert_eq!(status.state, MountState::Mounted);
+    assert_eq!(
+        (healthy.status, healthy.reason.as_str()),
+        (ConditionStatus::True, "RemountOnCrash")
+    );
+    assert!(healthy.message.contains("6.1.0-28-amd64"), "{}", healthy.message);
+}
+
+#[test]
+fn a_crash_loop_is_a_condition_with_the_last_words() {
+    let (order, probe, record) = (order(|_| {}), good(), record());
+    let mut facts = facts(&order, Seen::Mounted(&record), Some(&probe));
+    facts.crash_loop = Some(CrashLoop {
+        failures: 4,
+        words: Some("out of memory"),
+    });
+    let status = describe(&facts);
+    assert_eq!(status.state, MountState::Degraded);
+    assert_eq!(status.conditions[5].reason, "CrashLoop");
+    assert!(status.conditions[5].message.contains("out of memory"));
+    facts.seen = Seen::Dead(&record);
+    let mounted = &describe(&facts).conditions[2];
+    assert_eq!(mounted.reason, "CrashLoop");
+}
+
+#[test]
+fn a_mount_that_hangs_names_the_worker_to_end_if_another_one_can_go_on() {
+    let (order, record) = (order(|_| {}), record());
+    let hung = Probe {
+        worker: Err("its worker does not answer".into()),
+        mount: None,
+    };
+    let mut facts = facts(&order, Seen::Mounted(&record), Some(&hung));
+    assert!(describe(&facts).conditions[2].message.contains("kill -9 1"));
+    facts.succession = Succession::NotKept;
+    assert!(!describe(&facts).conditions[2].message.contains("kill"));
 }

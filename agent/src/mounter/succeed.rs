@@ -1,0 +1,190 @@
+//! The succession of a worker on a live mount: another process is given the kept descriptor, the mount stays, open files
+//! go on, and requests that the old worker did not answer are sent again to the new one.
+//!
+//! A worker that has died and one that is replaced by another program take the same way; the latter is killed once its
+//! successor waits. The successor listens at `next.sock`, which is renamed when it serves, so that `control.sock` is
+//! always the one that serves. Wherever an agent is killed on this way, the next one finds out which of the two it is.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use mooring_control::WorkerStatus;
+
+use super::native::{EXIT_PATIENCE, Share, TOUCH_TIMEOUT, describe, no_credential, worker_failed};
+use super::through::{Touched, touch};
+use super::worker::Worker;
+use super::{MountError, Mounter, mountpoint};
+use crate::desired::Spec;
+use crate::observed::process::Process;
+use crate::observed::record::{Phase, Record};
+
+/// One failure may be the death of the successor; a second one is taken for a rule, and the mount is made anew.
+const TRIES: u32 = 2;
+
+/// Why a worker is succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It has died.
+    Death,
+    /// Another program is installed; it lives, and serves until its successor waits.
+    Upgrade,
+}
+
+impl Mounter {
+    /// Gives the mount of `record` to another worker. After a failure the mount either goes on with the worker that it
+    /// has, or nothing is kept of it any more and every access fails until it is mounted anew.
+    pub fn succeed(&self, spec: &Spec, record: &Record, cause: Cause) -> Result<WorkerStatus, MountError> {
+        let uid = record.assignment_uid;
+        if let Some(status) = self.find_successor(record)? {
+            return Ok(status);
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match self.try_succeed(spec, record, cause) {
+                Ok(status) => return Ok(status),
+                Err(error) => error,
+            };
+            if record.worker.is_alive() {
+                return Err(error);
+            }
+            if tries >= TRIES {
+                tracing::warn!(assignment = %uid, %error, "no worker succeeds the dead one; the mount is made anew");
+                self.keeper.forget(uid);
+                return Err(error);
+            }
+            tracing::warn!(assignment = %uid, %error, "a successor has failed; another one tries");
+        }
+    }
+
+    /// Takes a successor for the mount's worker that an agent before us has made, but not noted. One that does not serve
+    /// yet never will, without the agent that it waits for.
+    pub(super) fn find_successor(&self, record: &Record) -> Result<Option<WorkerStatus>, MountError> {
+        let uid = record.assignment_uid;
+        if record.phase != Phase::Mounted || record.worker.is_alive() {
+            return Ok(None);
+        }
+        for socket in [self.runs.next_socket(uid), self.runs.control_socket(uid)] {
+            let Ok(worker) = Worker::connect(&socket) else {
+                continue;
+            };
+            let Some(process) = Process::of_pid(worker.hello().pid) else {
+                continue;
+            };
+            // The worker knows the name for which it was started, if another assignment has taken it over since.
+            let serves = worker.hello().serves;
+            if serves != Some(uid) && serves != Some(record.cache_of()) {
+                process.end(EXIT_PATIENCE);
+                continue;
+            }
+            if let Some(number) = worker.hello().fuse_descriptor.filter(|_| worker.hello().resend) {
+                self.keeper.retrieve(uid, &record.path, process, number);
+            }
+            let resend = worker.hello().resend;
+            return self
+                .install(record, Cause::Death, &worker, process, &socket, resend)
+                .map(Some);
+        }
+        Ok(None)
+    }
+
+    fn try_succeed(&self, spec: &Spec, record: &Record, cause: Cause) -> Result<WorkerStatus, MountError> {
+        let uid = record.assignment_uid;
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(uid, spec, sealed)?;
+        let descriptor = self.keeper.duplicate(uid).ok_or_else(|| {
+            MountError::host(
+                "NotKept",
+                "the descriptor of its mount is not at hand; it is mounted anew",
+            )
+        })?;
+        let serving = record.serves.as_ref().ok_or_else(|| {
+            MountError::host(
+                "NotKept",
+                "its record does not say what it serves; it is mounted anew",
+            )
+        })?;
+        let config = self.config(Share {
+            uid,
+            cache_of: record.cache_of(),
+            serving,
+            // As the files of the mount have been all the time, whoever may enter by now.
+            group: record.unix_group.as_deref(),
+            gid: mountpoint::gid_of(record.unix_group.as_deref())?,
+            succession: record.succession.clone(),
+            credential,
+        })?;
+        let socket = self.runs.next_socket(uid);
+        let process = self.launch_worker(uid, &socket)?;
+        let outcome = self.greet(uid, process, &socket).and_then(|worker| {
+            // Two that serve one connection would steal each other's requests.
+            if !record.worker.end(EXIT_PATIENCE) {
+                return Err(MountError::host(
+                    "WorkerStuck",
+                    format!(
+                        "its worker (process {}) was killed and does not end; see: cat /proc/{0}/stack",
+                        record.worker.pid
+                    ),
+                ));
+            }
+            let resend = worker
+                .succeed(config, descriptor.as_fd())
+                .map_err(|error| self.ended(uid, &worker_failed(&error).to_string()))?;
+            let noted = Record {
+                secret_version: sealed.secret_version.clone(),
+                key_fingerprint: sealed.fingerprint.clone(),
+                ..record.clone()
+            };
+            self.install(&noted, cause, &worker, process, &socket, resend)
+        });
+        if outcome.is_err() {
+            process.end(EXIT_PATIENCE);
+        }
+        outcome
+    }
+
+    /// Notes a successor that serves as the mount's worker.
+    fn install(
+        &self,
+        record: &Record,
+        cause: Cause,
+        worker: &Worker,
+        process: Process,
+        socket: &Path,
+        resend: bool,
+    ) -> Result<WorkerStatus, MountError> {
+        let uid = record.assignment_uid;
+        match touch(&record.path, TOUCH_TIMEOUT, || {}) {
+            Touched::Answers => {}
+            Touched::Fails(_) | Touched::Disconnected | Touched::Silent => {
+                return Err(self.ended(
+                    uid,
+                    "its new worker says that it serves, but the mount does not answer",
+                ));
+            }
+        }
+        let status = worker.status().map_err(|error| worker_failed(&error))?;
+        let control = self.runs.control_socket(uid);
+        if socket != control {
+            std::fs::rename(socket, &control)
+                .map_err(|error| MountError::io("rename the socket to", &control, error))?;
+        }
+        let mut successions = record.successions;
+        match cause {
+            Cause::Death => successions.deaths += 1,
+            Cause::Upgrade => successions.upgrades += 1,
+        }
+        successions.last = Some(self.clock.now());
+        self.runs
+            .write(&Record {
+                worker: process,
+                successions,
+                ..record.clone()
+            })
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        if !resend {
+            self.keeper.forget(uid);
+        }
+        Ok(status)
+    }
+}

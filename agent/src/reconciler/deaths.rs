@@ -1,0 +1,90 @@
+//! What becomes of mounts whose worker has died, and which workers are to be replaced. Decides what is kept, and nothing
+//! else: the steps are the plan's.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::Reconciler;
+use crate::desired::DesiredSet;
+use crate::mounter::through::Touched;
+use crate::observed::record::Phase;
+use crate::observed::{ObservedSet, Seen};
+use crate::plan;
+
+/// Quick deaths after which a mount is made anew instead of being given to another worker: two may be chance.
+const SUCCESSIONS_IN_A_ROW_MAX: u32 = 3;
+
+impl Reconciler {
+    /// A worker that dies again and again is started less and less often, and on the same mount only a few times: what it
+    /// dies of may be a request that every successor gets again.
+    pub(super) fn note_deaths(&mut self, observed: &ObservedSet, now: Instant) {
+        for run in observed.runs() {
+            let record = &run.record;
+            let uid = record.assignment_uid;
+            let dead = matches!(observed.seen(uid, &record.path), Seen::Dead(_));
+            if self.ended.remove(&record.worker) && dead && !self.running.contains_key(&uid) {
+                let log = self.mounter.runs.log(uid);
+                let words = self.mounter.last_words(uid);
+                let deaths = self.troubles.died(uid, words, now, self.clock.jitter());
+                let kept = self.mounter.keeper.holds(uid);
+                tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
+                    log = %log.display(), kept, deaths, "a mount's worker has died");
+                if kept && deaths > SUCCESSIONS_IN_A_ROW_MAX {
+                    tracing::warn!(assignment = %uid, path = %record.path.display(),
+                        "its workers die one after the other; it is mounted anew");
+                    self.mounter.keeper.forget(uid);
+                }
+            }
+        }
+        self.ended.clear();
+    }
+
+    /// A dead worker's mount that nobody can go on with ends here: otherwise every access to it would wait for ever.
+    pub(super) fn let_go(&self, desired: &DesiredSet, observed: &ObservedSet) {
+        for run in observed.runs().filter(|run| !run.alive) {
+            let uid = run.record.assignment_uid;
+            if !self.running.contains_key(&uid)
+                && self.mounter.keeper.holds(uid)
+                && !plan::can_be_succeeded(uid, desired, observed)
+            {
+                tracing::warn!(assignment = %uid, path = %run.record.path.display(),
+                    "a dead worker is not succeeded, since its order is gone or has changed");
+                self.mounter.keeper.forget(uid);
+            }
+        }
+    }
+
+    /// Mounts that do well and whose worker runs another program than the installed one.
+    pub(super) fn outdated(&mut self, observed: &ObservedSet) -> BTreeSet<Uuid> {
+        if !self.upgrading {
+            return BTreeSet::new();
+        }
+        let outdated: Vec<Uuid> = observed
+            .runs()
+            .filter(|run| run.record.phase == Phase::Mounted && observed.is_outdated(run))
+            .map(|run| run.record.assignment_uid)
+            .filter(|uid| self.mounter.keeper.holds(*uid))
+            .collect();
+        // The first rounds know too little: a mount that was not asked yet may have its descriptor fetched by that.
+        let asked = observed.runs().all(|run| {
+            run.record.phase != Phase::Mounted
+                || !run.alive
+                || self.prober.latest(run.record.assignment_uid).is_some()
+        });
+        if outdated.is_empty() && asked {
+            self.upgrading = false;
+        }
+        let well = |uid: &Uuid| {
+            self.prober.latest(*uid).is_some_and(|probe| {
+                probe.mount == Some(Touched::Answers)
+                    && probe
+                        .worker
+                        .as_ref()
+                        .is_ok_and(|status| status.store_error.is_none())
+            })
+        };
+        outdated.into_iter().filter(well).collect()
+    }
+}
