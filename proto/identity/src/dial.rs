@@ -23,7 +23,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DialError {
     /// The endpoint's text is wrong.
-    #[error("{endpoint} is not an endpoint; write it as https://host:port")]
+    #[error(
+        "{endpoint} is not an endpoint; write it as https://host:port, since the catalog speaks TLS only"
+    )]
     Endpoint {
         /// What was given.
         endpoint: String,
@@ -67,6 +69,12 @@ pub enum DialError {
         authority: String,
         /// What is wrong with its certificate.
         reason: String,
+    },
+    /// What answers is no TLS.
+    #[error("{authority} does not speak TLS; is it the catalog's port, or one for plain http?")]
+    Plain {
+        /// Host and port.
+        authority: String,
     },
     /// TLS failed in another way.
     #[error("no TLS connection to {authority}")]
@@ -199,6 +207,9 @@ fn tls_error(authority: String, error: io::Error) -> DialError {
             authority,
             reason: server_reason(reason),
         },
+        Some(rustls::Error::InvalidMessage(_)) => DialError::Plain { authority },
+        // A server that waits for a line of text hangs up on what TLS sends first.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => DialError::Plain { authority },
         _ => DialError::Tls {
             authority,
             source: Arc::new(error),
