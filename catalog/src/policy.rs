@@ -2,21 +2,24 @@
 //! before any field of the request is looked at, and again when it is spent, inside the transaction that acts on it,
 //! so that a role that was taken away meanwhile no longer counts.
 //!
-//! Invariants: what has no rule is denied. A denial is made of the request's words only, so it reads the same, byte
-//! for byte, whether a resource is hidden or absent.
+//! Invariants: what has no rule is denied. To whoever may not see a scope, a denial is made of the request's words only
+//! (`policy/denial.rs`), so it reads the same, byte for byte, whether a resource is hidden or absent.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use mooring_identity::{KeyPin, Peer, PeerIdentity, Principal};
 
+use crate::domain::Error;
 use crate::domain::access::{Role, Standing};
 use crate::domain::names::{Scope, UserName};
 use crate::domain::user::UserState;
-use crate::domain::{Denial, Error};
 use crate::store::{self, Snapshot};
 
+mod denial;
 pub mod rules;
+
+pub use denial::{known_absent, who_grants};
 
 use rules::{Access, Need, Operators, Permission};
 
@@ -192,11 +195,8 @@ pub async fn require(
     if holds(snapshot, actor.uid, permission, scope).await? {
         return Ok(());
     }
-    Err(denial(
-        permission.need(),
-        std::slice::from_ref(scope),
-        scope.to_string(),
-    ))
+    let scopes = std::slice::from_ref(scope);
+    Err(denial::refusal(snapshot, actor, permission.need(), scopes, scope.to_string()).await?)
 }
 
 /// Whether a user has a permission on a scope. False for scopes that do not exist, unless the realm gives it.
@@ -302,12 +302,13 @@ async fn allowed<A: Action>(snapshot: &Snapshot, actor: &Actor, action: &A) -> R
             if on_some_scope(snapshot, actor.uid, permission, &scopes).await? {
                 return Ok(());
             }
-            Err(denial(permission.need(), &scopes, action.resource()))
+            Err(denial::refusal(snapshot, actor, permission.need(), &scopes, action.resource()).await?)
         }
         Access::WithAll(permissions) => {
             for permission in permissions {
                 if !on_some_scope(snapshot, actor.uid, *permission, &scopes).await? {
-                    return Err(denial(permission.need(), &scopes, action.resource()));
+                    let need = permission.need();
+                    return Err(denial::refusal(snapshot, actor, need, &scopes, action.resource()).await?);
                 }
             }
             Ok(())
@@ -324,7 +325,7 @@ async fn allowed<A: Action>(snapshot: &Snapshot, actor: &Actor, action: &A) -> R
             let named = known
                 .or(permissions.first())
                 .ok_or_else(|| Error::internal("a rule without permissions"))?;
-            Err(denial(named.need(), &scopes, action.resource()))
+            Err(denial::refusal(snapshot, actor, named.need(), &scopes, action.resource()).await?)
         }
     }
 }
@@ -341,19 +342,6 @@ async fn on_some_scope(
         }
     }
     Ok(false)
-}
-
-/// Names the missing permission and the least role, in words of the request only.
-fn denial(need: &Need, scopes: &[Scope], resource: String) -> Error {
-    let role_needed = scopes
-        .iter()
-        .find_map(|scope| Some(format!("{} on {scope}", least_role(need, scope)?)))
-        .unwrap_or_else(|| format!("{} on realm", Role::Operator));
-    Error::Denied(Denial {
-        permission: need.name,
-        resource,
-        role_needed,
-    })
 }
 
 #[cfg(test)]

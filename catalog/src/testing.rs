@@ -22,6 +22,7 @@ use crate::policy::{Caller, Identity};
 use crate::store::Store;
 
 pub(crate) mod fleet;
+pub(crate) mod lists;
 pub(crate) mod sharing;
 
 /// A catalog and what it lives on.

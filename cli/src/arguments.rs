@@ -216,6 +216,11 @@ impl Argument {
         self.path.last().expect("a path has at least the field")
     }
 
+    /// Whether it is a list beside the resource of an update: entries to add to a field of it, or to remove.
+    pub(crate) fn adjusts_list(&self) -> bool {
+        self.path.len() == 1 && (self.field().is_list() || self.field().is_map())
+    }
+
     /// How errors of the server name it: `connector.bucket`.
     pub(crate) fn field_path(&self) -> String {
         self.path
@@ -298,7 +303,11 @@ impl Argument {
 
     fn value_name(&self) -> String {
         if let Some(pattern) = &self.pattern {
-            return pattern.value_name();
+            let name = pattern.value_name();
+            return match self.shape {
+                Shape::Pairs => format!("{name}=VALUE"),
+                _ => name,
+            };
         }
         match (self.shape, self.field().kind()) {
             (Shape::Secret, _) => "FILE".to_owned(),

@@ -37,7 +37,7 @@ pub(crate) struct WaitOptions {
     pub(crate) field: String,
     pub(crate) done: Vec<String>,
     pub(crate) failed: Vec<String>,
-    pub(crate) progress: Vec<String>,
+    pub(crate) sentence: String,
 }
 
 /// `mooring.cli.v1.FieldArgument`.
@@ -113,7 +113,7 @@ impl Descriptors {
                 field: text(&wait, "field"),
                 done: texts(&wait, "done"),
                 failed: texts(&wait, "failed"),
-                progress: texts(&wait, "progress"),
+                sentence: text(&wait, "sentence"),
             }),
             examples: texts(option, "examples"),
             bespoke: flag(option, "bespoke"),

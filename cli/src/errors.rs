@@ -7,7 +7,7 @@ use mooring_identity::DialError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::arguments::Argument;
+use crate::arguments::{Argument, Shape};
 use crate::output::clean;
 
 /// The table of exit codes, for `--help`.
@@ -115,7 +115,47 @@ fn report_status(status: &Status, endpoint: &str, arguments: &[Argument]) -> Str
     if let Some(remedy) = remedy(code, status) {
         let _ = writeln!(text, "  {remedy}");
     }
-    text
+    in_flags(&text, arguments)
+}
+
+/// Remedies of the catalog speak of fields, such as `connector.secret`; people at a command line type flags. The one
+/// place where the one becomes the other.
+fn in_flags(text: &str, arguments: &[Argument]) -> String {
+    let is_path = |word: &str| {
+        let path = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '.');
+        !word.is_empty() && word.chars().all(path)
+    };
+    let flag = |word: &str| {
+        let inside = format!("{word}.");
+        argument_of(word, arguments)
+            // A message that is spread over flags is named by the one that it needs.
+            .or_else(|| {
+                let mut parts = arguments
+                    .iter()
+                    .filter(|argument| argument.field_path().starts_with(&inside));
+                let first = parts.clone().next();
+                parts.find(|argument| argument.shape == Shape::Secret).or(first)
+            })
+            .map(Argument::shown)
+    };
+    // Every second part stands between two backticks, unless one is alone.
+    let parts: Vec<&str> = text.split('`').collect();
+    let mut told = String::new();
+    let mut quoted = false;
+    for (n, part) in parts.iter().enumerate() {
+        let closed = n + 1 < parts.len();
+        match (quoted && closed)
+            .then(|| flag(part).filter(|_| is_path(part)))
+            .flatten()
+        {
+            Some(flag) => told.push_str(&flag),
+            None if quoted && closed => told.extend(["`", part, "`"]),
+            None if quoted => told.extend(["`", part]),
+            None => told.push_str(part),
+        }
+        quoted = !quoted;
+    }
+    told
 }
 
 fn headline(status: &Status, code: Code, endpoint: &str, details: &ErrorDetails) -> String {
@@ -178,9 +218,15 @@ fn fields(text: &mut String, details: &ErrorDetails, arguments: &[Argument]) {
         .unwrap_or_default()
     {
         let (field, description) = (clean(&violation.field), clean(&violation.description));
-        // By its flag for people, and by its path for whoever reads the protos.
+        // `[2]` of a list is its third entry.
+        let entry = field.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let entry = match entry.map(|(entry, _)| (entry, entry.parse::<usize>())) {
+            Some((_, Ok(index))) => format!(" (entry {})", index + 1),
+            Some((key, Err(_))) => format!(" ({key})"),
+            None => String::new(),
+        };
         let _ = match argument_of(&violation.field, arguments) {
-            Some(argument) => writeln!(text, "  {} ({field}): {description}", argument.shown()),
+            Some(argument) => writeln!(text, "  {}{entry}: {description}", argument.shown()),
             None if field.is_empty() => writeln!(text, "  {description}"),
             None => writeln!(text, "  {field}: {description}"),
         };
@@ -238,10 +284,14 @@ fn permission(text: &mut String, details: &ErrorDetails, message: &str) {
             let _ = writeln!(text, "  {word}: {value}");
         }
     }
-    let _ = writeln!(
-        text,
-        "  who can grant it: mooring access explain {resource} --permission {permission}"
-    );
+    let _ = match metadata("can_grant") {
+        Some(people) if people.split(',').all(|person| message.contains(person)) => Ok(()),
+        Some(people) => writeln!(text, "  who can grant it: {}", people.replace(',', ", ")),
+        None => writeln!(
+            text,
+            "  who can grant it: mooring access explain {resource} --permission {permission}"
+        ),
+    };
 }
 
 fn remedy(code: Code, status: &Status) -> Option<&'static str> {

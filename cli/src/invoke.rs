@@ -92,9 +92,29 @@ pub(crate) async fn run(
         return Ok(());
     }
     if let Some(options) = waits {
-        answer = wait::until_done(context.descriptors, &mut caller, options, answer).await?;
+        let (last, sentence) = wait::until_done(context.descriptors, &mut caller, options, answer).await?;
+        if context.format == Format::Table {
+            return output::print(&format!("{sentence}\n"));
+        }
+        answer = last;
     }
-    output::show(context.descriptors, context.format, &command.words(), answer)
+    let nothing = output::rows(&answer).is_some_and(|(_, rows)| rows.is_empty());
+    output::show(context.descriptors, context.format, &command.words(), answer)?;
+    if nothing && context.format == Format::Table {
+        hint_at_hidden(command, matches);
+    }
+    Ok(())
+}
+
+/// A list that is empty because of what it leaves out says how to see that.
+fn hint_at_hidden(command: &Command, matches: &ArgMatches) {
+    let hidden = command
+        .arguments
+        .iter()
+        .find(|argument| argument.flag.starts_with("show-") && !matches.contains_id(&argument.flag));
+    if let Some(argument) = hidden {
+        note(&format!("{} lists more", argument.shown()));
+    }
 }
 
 /// The profile in use and what it knows.

@@ -28,7 +28,9 @@ pub(crate) fn build(
     }
     if command.updates() {
         mask.extend(cleared(command, matches)?);
-        set_mask(&mut request, command, mask)?;
+        if !(mask.is_empty() && adjusts_lists(command, matches)) {
+            set_mask(&mut request, command, mask)?;
+        }
     }
     if request.descriptor().get_field_by_name("request_id").is_some() {
         request.set_field_by_name("request_id", Value::String(clock.new_uid().to_string()));
@@ -43,6 +45,10 @@ fn known_ids(command: &Command, matches: &ArgMatches) -> Ids {
         let Some(pattern) = &argument.pattern else {
             continue;
         };
+        // Entries of lists and maps are many: none of them is what the others belong to.
+        if argument.shape != Shape::One {
+            continue;
+        }
         for ids in texts(argument, matches)
             .iter()
             .filter_map(|text| pattern.ids(text))
@@ -78,8 +84,9 @@ fn set(
     }
     let parse = |text: &String| -> Result<Value, Failure> {
         match &argument.pattern {
-            // An empty name clears the field in an update, and is what the server judges elsewhere.
-            Some(pattern) if !text.is_empty() => {
+            // An empty name clears the field in an update, and is what the server judges elsewhere; `*` means all where
+            // that can be meant, and is never an id.
+            Some(pattern) if !text.is_empty() && text != "*" => {
                 pattern.complete(text, known).map(Value::String).map_err(wrong)
             }
             _ => values::parse(&field.kind(), text).map_err(wrong),
@@ -89,14 +96,23 @@ fn set(
         Shape::Switch | Shape::One | Shape::Secret => parse(&texts[0])?,
         Shape::Many | Shape::Messages => Value::List(texts.iter().map(parse).collect::<Result<_, _>>()?),
         Shape::Pairs => {
-            let entries = texts
-                .iter()
-                .map(|text| values::parse_entry(field, text).map_err(wrong));
+            let entries = texts.iter().map(|text| {
+                let text = with_full_key(text, argument, known).map_err(wrong)?;
+                values::parse_entry(field, &text).map_err(wrong)
+            });
             Value::Map(entries.collect::<Result<_, _>>()?)
         }
     };
     place(request, argument).set_field(field, value);
     Ok(true)
+}
+
+/// The pattern of a map is that of its keys.
+fn with_full_key(text: &str, argument: &Argument, known: &Ids) -> Result<String, String> {
+    match (&argument.pattern, text.split_once('=')) {
+        (Some(pattern), Some((key, value))) => Ok(format!("{}={value}", pattern.complete(key, known)?)),
+        (Some(_), None) | (None, _) => Ok(text.to_owned()),
+    }
 }
 
 fn texts(argument: &Argument, matches: &ArgMatches) -> Vec<String> {
@@ -139,12 +155,20 @@ fn cleared(command: &Command, matches: &ArgMatches) -> Result<Vec<String>, Failu
     Ok(paths)
 }
 
+/// Whether something is added to a list or removed from it, beside the resource that the mask speaks of.
+fn adjusts_lists(command: &Command, matches: &ArgMatches) -> bool {
+    command
+        .arguments
+        .iter()
+        .any(|argument| argument.adjusts_list() && matches.contains_id(&argument.flag))
+}
+
 fn set_mask(request: &mut DynamicMessage, command: &Command, paths: Vec<String>) -> Result<(), Failure> {
     if paths.is_empty() {
         let flags: Vec<String> = command
             .arguments
             .iter()
-            .filter(|argument| argument.mask_path.is_some())
+            .filter(|argument| argument.mask_path.is_some() || argument.adjusts_list())
             .map(Argument::shown)
             .collect();
         return Err(Failure::Usage(format!(

@@ -19,42 +19,50 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest one: a person notices no more than this.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Waits, beginning with the call's own answer; answers with the last state.
+/// Waits, beginning with the call's own answer; answers with the last state, and with a sentence that tells it.
 pub(crate) async fn until_done(
     descriptors: &Descriptors,
     caller: &mut Caller,
     options: &WaitOptions,
     answer: DynamicMessage,
-) -> Result<DynamicMessage, Failure> {
+) -> Result<(DynamicMessage, String), Failure> {
     let method = descriptors.method(&options.method).ok_or_else(|| {
         Failure::Local(format!(
             "the protos wait with {}, which does not exist",
             options.method
         ))
     })?;
+    let again = descriptors
+        .command_of(&method)
+        .map(|command| command.words)
+        .unwrap_or_default();
     let name = cell_at(&answer, "name");
     let mut question = DynamicMessage::new(method.input());
     question.set_field_by_name("name", Value::String(name.clone()));
 
+    let begun = Instant::now();
     let progress = Progress::new();
     let mut seen = answer;
     let mut pause = PAUSE_MIN;
     loop {
         let value = enum_name(&seen, &options.field);
-        let summary = summary(&seen, options);
+        let told = sentence(&seen, options);
         if options.done.contains(&value) {
             progress.end();
-            return Ok(seen);
+            let told = format!("{told} (after {:.1} s)", begun.elapsed().as_secs_f32());
+            return Ok((seen, told));
         }
         if options.failed.contains(&value) {
             progress.end();
-            return Err(Failure::Waited(format!("{name}: {summary}")));
+            return Err(Failure::Waited(format!(
+                "{told}\n  it is tried again, without you; see how far it is: mooring {again} {name}"
+            )));
         }
-        progress.show(&format!("{name}: {summary}"));
+        progress.show(&told);
         if Instant::now() + pause >= caller.deadline() {
             progress.end();
             let text = format!(
-                "{name} is not there yet: {summary}; it goes on without you, see it again with its `get`"
+                "{told}\n  the time is up, but it goes on; see how far it is: mooring {again} {name}"
             );
             return Err(caller.failure(Status::deadline_exceeded(text)));
         }
@@ -76,17 +84,33 @@ fn enum_name(message: &DynamicMessage, field: &str) -> String {
     value.map(|value| value.name().to_owned()).unwrap_or_default()
 }
 
-/// `PENDING, mounted hosts 0, desired hosts 2, message …`
-fn summary(message: &DynamicMessage, options: &WaitOptions) -> String {
-    let state = cell_at(message, &options.field);
-    let rest = options
-        .progress
-        .iter()
-        .map(|field| (field, cell_at(message, field)));
-    let rest = rest
-        .filter(|(_, text)| !text.is_empty())
-        .map(|(field, text)| format!(", {} {text}", field.replace('_', " ")));
-    state + &rest.collect::<String>()
+/// `projects/ml/activations/reports-gpu is PENDING: mounted on 0 of 2 hosts; hosts/gpu-1: it is being mounted`
+fn sentence(message: &DynamicMessage, options: &WaitOptions) -> String {
+    let mut text = format!(
+        "{} is {}: {}",
+        cell_at(message, "name"),
+        cell_at(message, &options.field),
+        filled(&options.sentence, message)
+    );
+    let why = cell_at(message, "message");
+    if !why.is_empty() {
+        text.push_str("; ");
+        text.push_str(&why);
+    }
+    text
+}
+
+/// A sentence with the values of a message in the places of `{field}`.
+fn filled(sentence: &str, message: &DynamicMessage) -> String {
+    let mut text = String::new();
+    let mut rest = sentence;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (field, after) = after.split_once('}').unwrap_or((after, ""));
+        text.push_str(before);
+        text.push_str(&cell_at(message, field));
+        rest = after;
+    }
+    text + rest
 }
 
 /// A spinner on a terminal, a line for each change elsewhere.

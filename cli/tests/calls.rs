@@ -119,7 +119,10 @@ fn lists_come_in_all_their_pages_up_to_the_limit() {
     let (out, _) = world.succeeds(&["users", "list", "--limit", "2"]);
     assert_eq!(out.lines().count(), 3, "{out}");
     let (out, err) = world.succeeds(&["activations", "list", "--project", "ml"]);
-    assert_eq!((out.as_str(), err.as_str()), ("", "no activations\n"));
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("", "no activations\n--show-inactive lists more\n")
+    );
 }
 
 #[test]
@@ -152,18 +155,34 @@ fn waiting_ends_with_the_state_that_the_proto_names() {
     let (code, out, err) = create("gpu", &[]);
     assert_eq!(code, 0, "{err}");
     assert!(
-        out.contains("ACTIVE") && err.contains("PENDING") && err.contains("desired hosts 2"),
-        "{out}{err}"
+        out.contains(
+            "projects/ml/activations/gpu is ACTIVE: mounted on 2 of 2 hosts, in the folder ml/lake below"
+        ),
+        "{out}"
     );
+    assert!(
+        err.contains("projects/ml/activations/gpu is PENDING: mounted on 0 of 2 hosts"),
+        "{err}"
+    );
+    let (_, out, _) = create("gpu", &["-o", "json"]);
+    let last: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(last["state"], "ACTIVATION_STATE_ACTIVE");
 
     let (code, _, err) = create("broken", &[]);
     assert_eq!(code, 30);
-    assert!(err.contains("the bucket does not exist"), "{err}");
+    assert!(
+        err.contains("is FAILED: mounted on 1 of 2 hosts") && err.contains("; the bucket does not exist"),
+        "{err}"
+    );
+    assert!(
+        err.contains("mooring activations get projects/ml/activations/broken"),
+        "{err}"
+    );
 
     let start = Instant::now();
     let (code, _, err) = create("slow", &["--timeout", "1s"]);
     assert_eq!(code, 14);
-    assert!(err.contains("not there yet"), "{err}");
+    assert!(err.contains("the time is up, but it goes on"), "{err}");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
@@ -182,10 +201,7 @@ fn refusals_have_exit_codes_and_name_flags() {
     let world = World::logged_in();
     let (code, _, err) = world.told(&["users", "create", "Anna"]);
     assert_eq!(code, 13);
-    assert!(
-        err.contains("<USER_ID> (user_id): it must be lower case"),
-        "{err}"
-    );
+    assert!(err.contains("<USER_ID>: it must be lower case"), "{err}");
     assert_eq!(world.told(&["users", "disable", "nobody"]).0, 15);
     assert_eq!(world.told(&["activations", "delete", "ml/a"]).0, 19);
     let (code, _, err) = world.told(&["users", "enable", "anna"]);
@@ -218,6 +234,34 @@ fn a_catalog_that_is_gone_is_named() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(err.contains(endpoint.trim_start_matches("https://")), "{err}");
     assert!(err.contains("profiles show"), "{err}");
+}
+
+#[test]
+fn a_port_without_tls_is_told_from_the_catalog() {
+    use std::io::{Read, Write};
+    let world = World::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let join = world.join_file(TOKEN);
+    let join = join.to_str().unwrap();
+    let endpoint = format!("https://localhost:{port}");
+    let (code, _, err) = world.told(&["login", "--join-file", join, "--endpoint", &endpoint]);
+    server.join().unwrap();
+    assert_eq!(code, 24);
+    assert!(
+        err.contains(&format!("localhost:{port} does not speak TLS")),
+        "{err}"
+    );
+
+    let plain = world.endpoint.replace("https:", "http:");
+    let (code, _, err) = world.told(&["login", "--join-file", join, "--endpoint", &plain]);
+    assert_eq!(code, 24);
+    assert!(err.contains("write it as https://"), "{err}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, page_token, split, timestamp};
+use super::decode::{self, List, split, timestamp};
 use super::{Api, mount, words};
 use crate::domain::activation::{Activation, NewActivation, Outlook, Target, checked_grace};
 use crate::domain::names::{ConnectorName, ImportName, PoolName, ProjectName};
@@ -76,12 +76,22 @@ impl pb::activation_service_server::ActivationService for Api {
         let (caller, body) = split(request)?;
         let project = decode::name("parent", &body.parent)?;
         let permit = self.catalog.permit(&caller, ListActivations(project)).await?;
-        let list = format!("activations of {}", body.parent);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_activations(permit, &page).await?;
+        let list = List::read(
+            format!(
+                "activations of {}, inactive ones: {}",
+                body.parent, body.show_inactive
+            ),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self
+            .catalog
+            .list_activations(permit, body.show_inactive, list.page())
+            .await?;
+        let (activations, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListActivationsResponse {
-            activations: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            activations,
+            next_page_token,
         }))
     }
 

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, page_token, split, timestamp};
+use super::decode::{self, List, split, timestamp};
 use crate::domain::audit::AuditEvent;
 use crate::ops::audit::ListAuditEvents;
 
@@ -18,12 +18,16 @@ impl pb::audit_service_server::AuditService for Api {
         let (caller, body) = split(request)?;
         let scope = decode::name("parent", &body.parent)?;
         let permit = self.catalog.permit(&caller, ListAuditEvents(scope)).await?;
-        let list = format!("{}/auditEvents", body.parent);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_audit_events(permit, &page).await?;
+        let list = List::read(
+            format!("{}/auditEvents", body.parent),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self.catalog.list_audit_events(permit, list.page()).await?;
+        let (audit_events, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListAuditEventsResponse {
-            audit_events: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            audit_events,
+            next_page_token,
         }))
     }
 }

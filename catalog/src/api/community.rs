@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, Mask, TEXT_FIELDS, page_token, split, timestamp};
+use super::decode::{self, List, Mask, TEXT_FIELDS, split, timestamp};
 use crate::domain::Violations;
 use crate::domain::community::{Community, CommunityChange, NewCommunity};
 use crate::ops::community::{
@@ -60,11 +60,12 @@ impl pb::community_service_server::CommunityService for Api {
     ) -> Result<Response<pb::ListCommunitiesResponse>, Status> {
         let (caller, body) = split(request)?;
         let permit = self.catalog.permit(&caller, ListCommunities).await?;
-        let page = decode::page("communities", body.page_size, &body.page_token)?;
-        let page = self.catalog.list_communities(permit, &page).await?;
+        let list = List::read("communities", body.page_size, &body.page_token)?;
+        let page = self.catalog.list_communities(permit, list.page()).await?;
+        let (communities, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListCommunitiesResponse {
-            communities: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token("communities", page.next),
+            communities,
+            next_page_token,
         }))
     }
 

@@ -5,10 +5,9 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::Api;
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use super::secret::new_value;
-use crate::domain::activation::MountState;
+use super::{Api, words};
 use crate::domain::connector::{Connector, ConnectorChange, NewConnector, NewConnectorSecret, Region, Spec};
 use crate::domain::endpoint::{Endpoint, EndpointRules};
 use crate::domain::names::SecretName;
@@ -68,12 +67,16 @@ impl pb::connector_service_server::ConnectorService for Api {
         let (caller, body) = split(request)?;
         let project = decode::name("parent", &body.parent)?;
         let permit = self.catalog.permit(&caller, ListConnectors(project)).await?;
-        let list = format!("{}/connectors", body.parent);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_connectors(permit, &page).await?;
+        let list = List::read(
+            format!("{}/connectors", body.parent),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self.catalog.list_connectors(permit, list.page()).await?;
+        let (connectors, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListConnectorsResponse {
-            connectors: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            connectors,
+            next_page_token,
         }))
     }
 
@@ -155,8 +158,9 @@ fn new_connector(
             None
         }
     };
-    let mode = mode(given.mode, violations).unwrap_or(Mode::ReadOnly);
-    let backend = backend(given.backend, violations).unwrap_or(Backend::Default);
+    let mode = words::optional_mode("connector.mode", given.mode, violations).unwrap_or(Mode::ReadOnly);
+    let backend =
+        words::optional_backend("connector.backend", given.backend, violations).unwrap_or(Backend::Default);
     Some(NewConnector {
         texts,
         endpoint: endpoint?,
@@ -256,10 +260,10 @@ fn change(
         .map(|number| pinned(number, violations));
     let picked_mode = mask
         .pick("mode", given.mode)
-        .map(|given| mode(given, violations).unwrap_or(Mode::ReadOnly));
-    let picked_backend = mask
-        .pick("backend", given.backend)
-        .map(|given| backend(given, violations).unwrap_or(Backend::Default));
+        .map(|given| words::optional_mode("connector.mode", given, violations).unwrap_or(Mode::ReadOnly));
+    let picked_backend = mask.pick("backend", given.backend).map(|given| {
+        words::optional_backend("connector.backend", given, violations).unwrap_or(Backend::Default)
+    });
     let options = given.options.unwrap_or_default().virtual_host_style;
     let virtual_host_style = mask
         .pick("options", options)
@@ -318,34 +322,6 @@ fn pinned(number: i64, violations: &mut Violations) -> Option<i64> {
     (number > 0).then_some(number)
 }
 
-fn mode(number: i32, violations: &mut Violations) -> Option<Mode> {
-    match pb::Mode::try_from(number) {
-        Ok(pb::Mode::Unspecified) => None,
-        Ok(pb::Mode::ReadOnly) => Some(Mode::ReadOnly),
-        Ok(pb::Mode::ReadWrite) => Some(Mode::ReadWrite),
-        Err(_) => {
-            violations.add("connector.mode", "it is no mode; use READ_ONLY or READ_WRITE");
-            None
-        }
-    }
-}
-
-fn backend(number: i32, violations: &mut Violations) -> Option<Backend> {
-    match pb::Backend::try_from(number) {
-        Ok(pb::Backend::Unspecified) => None,
-        Ok(pb::Backend::Default) => Some(Backend::Default),
-        Ok(pb::Backend::Geesefs) => Some(Backend::Geesefs),
-        Ok(pb::Backend::S3fs) => Some(Backend::S3fs),
-        Err(_) => {
-            violations.add(
-                "connector.backend",
-                "it is no backend; use DEFAULT, GEESEFS or S3FS",
-            );
-            None
-        }
-    }
-}
-
 impl From<ConnectorView> for pb::Connector {
     fn from(view: ConnectorView) -> Self {
         let ConnectorView {
@@ -392,17 +368,8 @@ impl From<ConnectorView> for pb::Connector {
             access_key_id: access_key_id.to_string(),
             secret: secret.map(|secret| secret.name.to_string()).unwrap_or_default(),
             secret_version: secret_version.unwrap_or_default(),
-            mode: match mode {
-                Mode::ReadOnly => pb::Mode::ReadOnly,
-                Mode::ReadWrite => pb::Mode::ReadWrite,
-            }
-            .into(),
-            backend: match backend {
-                Backend::Default => pb::Backend::Default,
-                Backend::Geesefs => pb::Backend::Geesefs,
-                Backend::S3fs => pb::Backend::S3fs,
-            }
-            .into(),
+            mode: words::mode(Some(mode)),
+            backend: words::backend(Some(backend)),
             options: Some(pb::ConnectorOptions { virtual_host_style }),
             mounts: mounts.into_iter().map(Into::into).collect(),
             mounted_hosts: i32::try_from(mounted_hosts).unwrap_or(i32::MAX),
@@ -423,16 +390,7 @@ impl From<ConnectorMount> for pb::ConnectorMount {
             host: host.to_string(),
             activation: activation.to_string(),
             path,
-            state: match state {
-                MountState::Mounting => pb::MountState::Mounting,
-                MountState::Mounted => pb::MountState::Mounted,
-                MountState::Degraded => pb::MountState::Degraded,
-                MountState::Unmounting => pb::MountState::Unmounting,
-                MountState::Unmounted => pb::MountState::Unmounted,
-                MountState::Failed => pb::MountState::Failed,
-                MountState::Orphaned => pb::MountState::Orphaned,
-            }
-            .into(),
+            state: words::mount_state(state),
         }
     }
 }

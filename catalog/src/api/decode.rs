@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::domain::{Error, Id, Labels, Page, Texts, TextsChange, Violations};
+use crate::domain::{Error, Id, Labels, Page, Paged, Texts, TextsChange, Violations};
 use crate::keyring::Keyring;
 use crate::ops::{Answer, Once};
 use crate::policy::Caller;
@@ -155,6 +155,34 @@ impl Mask {
 
 /// The fields that every resource lets people change.
 pub const TEXT_FIELDS: [&str; 3] = ["display_name", "description", "labels"];
+
+/// A call for one page of a list.
+#[derive(Debug)]
+pub struct List {
+    name: String,
+    page: Page,
+}
+
+impl List {
+    /// Reads where the page begins. `name` is the list's, with its parent and whatever else decides what is in it: a
+    /// token of another list is refused.
+    pub fn read(name: impl Into<String>, size: i32, token: &str) -> Result<Self, Error> {
+        let name = name.into();
+        let page = page(&name, size, token)?;
+        Ok(Self { name, page })
+    }
+
+    /// Which part is asked for.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// The items as messages, and the token of the page that follows.
+    pub fn answer<T, M: From<T>>(self, page: Paged<T>) -> (Vec<M>, String) {
+        let items = page.items.into_iter().map(Into::into).collect();
+        (items, page_token(&self.name, page.next))
+    }
+}
 
 /// Where a page begins. `list` names the list and its parent: a token of another list is refused.
 pub fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error> {

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use super::{Api, words};
 use crate::domain::Violations;
 use crate::domain::import::{Import, ImportChange, NewImport};
@@ -72,12 +72,16 @@ pub(super) async fn list(
     let (caller, body) = split(request)?;
     let project = decode::name("parent", &body.parent)?;
     let permit = api.catalog.permit(&caller, ListImports(project)).await?;
-    let list = format!("imports of {}", body.parent);
-    let page = decode::page(&list, body.page_size, &body.page_token)?;
-    let page = api.catalog.list_imports(permit, &page).await?;
+    let list = List::read(
+        format!("imports of {}", body.parent),
+        body.page_size,
+        &body.page_token,
+    )?;
+    let page = api.catalog.list_imports(permit, list.page()).await?;
+    let (imports, next_page_token) = list.answer(page);
     Ok(Response::new(pb::ListImportsResponse {
-        imports: page.items.into_iter().map(Into::into).collect(),
-        next_page_token: page_token(&list, page.next),
+        imports,
+        next_page_token,
     }))
 }
 
@@ -137,6 +141,7 @@ impl From<ImportView> for pb::Import {
         let ImportView {
             import,
             effective_mode,
+            publication_state,
         } = view;
         let etag = import.meta.etag();
         let Import {
@@ -162,6 +167,7 @@ impl From<ImportView> for pb::Import {
             mount_name: mount_name.to_string(),
             mode: words::mode(mode),
             effective_mode: words::mode(effective_mode),
+            publication_state: words::publication_state(publication_state),
         }
     }
 }

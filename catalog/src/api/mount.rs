@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, page_token, split, timestamp};
+use super::decode::{self, List, split, timestamp};
 use super::{Api, words};
 use crate::domain::mount::ObservedMount;
 use crate::ops::mount::{ListMounts, MountView};
@@ -17,12 +17,16 @@ pub(super) async fn list(
     let (caller, body) = split(request)?;
     let parent = decode::name("parent", &body.parent)?;
     let permit = api.catalog.permit(&caller, ListMounts(parent)).await?;
-    let list = format!("mounts of {}", body.parent);
-    let page = decode::page(&list, body.page_size, &body.page_token)?;
-    let page = api.catalog.list_mounts(permit, &page).await?;
+    let list = List::read(
+        format!("mounts of {}", body.parent),
+        body.page_size,
+        &body.page_token,
+    )?;
+    let page = api.catalog.list_mounts(permit, list.page()).await?;
+    let (mounts, next_page_token) = list.answer(page);
     Ok(Response::new(pb::ListMountsResponse {
-        mounts: page.items.into_iter().map(Into::into).collect(),
-        next_page_token: page_token(&list, page.next),
+        mounts,
+        next_page_token,
     }))
 }
 

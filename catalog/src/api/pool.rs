@@ -1,14 +1,19 @@
 //! Pools over gRPC. The service they are part of is in `api/host.rs`.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use crate::domain::Violations;
-use crate::domain::pool::{Admission, NewPool, Pool, PoolChange, parse_groups};
+use crate::domain::names::ProjectName;
+use crate::domain::pool::{
+    Admission, AdmissionChange, GroupsChange, NewPool, Pool, PoolChange, parse_groups, parse_projects,
+};
 use crate::ops::pool::{CreatePool, DeletePool, GetPool, ListPools, PoolView, UpdatePool};
 
 pub(super) async fn create(
@@ -66,11 +71,12 @@ pub(super) async fn list(
 ) -> Result<Response<pb::ListPoolsResponse>, Status> {
     let (caller, body) = split(request)?;
     let permit = api.catalog.permit(&caller, ListPools).await?;
-    let page = decode::page("pools", body.page_size, &body.page_token)?;
-    let page = api.catalog.list_pools(permit, &page).await?;
+    let list = List::read("pools", body.page_size, &body.page_token)?;
+    let page = api.catalog.list_pools(permit, list.page()).await?;
+    let (pools, next_page_token) = list.answer(page);
     Ok(Response::new(pb::ListPoolsResponse {
-        pools: page.items.into_iter().map(Into::into).collect(),
-        next_page_token: page_token("pools", page.next),
+        pools,
+        next_page_token,
     }))
 }
 
@@ -98,12 +104,53 @@ pub(super) async fn update(
         given.labels,
         &mut violations,
     );
-    let admission = mask
+    let replaced = mask
         .pick("admitted_projects", given.admitted_projects)
         .map(|projects| Admission::parse(&projects, "pool.admitted_projects", &mut violations));
-    let groups = mask
+    let add = parse_projects(
+        &body.add_admitted_projects,
+        "add_admitted_projects",
+        &mut violations,
+    );
+    let remove = parse_projects(
+        &body.remove_admitted_projects,
+        "remove_admitted_projects",
+        &mut violations,
+    );
+    not_both(
+        "admitted_projects",
+        &add,
+        &remove,
+        replaced.is_some(),
+        &mut violations,
+    );
+    let admission = match replaced {
+        Some(admission) => Some(AdmissionChange::Replace(admission)),
+        None if add.is_empty() && remove.is_empty() => None,
+        None => Some(AdmissionChange::Adjust { add, remove }),
+    };
+    let replaced = mask
         .pick("project_groups", given.project_groups)
         .map(|groups| parse_groups(&groups, "pool.project_groups", &mut violations));
+    let set = parse_groups(&body.add_project_groups, "add_project_groups", &mut violations);
+    let remove = parse_projects(
+        &body.remove_project_groups,
+        "remove_project_groups",
+        &mut violations,
+    );
+    let named = set.keys().cloned().collect();
+    not_both(
+        "project_groups",
+        &named,
+        &remove,
+        replaced.is_some(),
+        &mut violations,
+    );
+    let groups = match replaced {
+        Some(groups) => Some(GroupsChange::Replace(groups)),
+        None if set.is_empty() && remove.is_empty() => None,
+        None => Some(GroupsChange::Adjust { set, remove }),
+    };
     violations.finish()?;
     let change = PoolChange {
         texts,
@@ -114,6 +161,30 @@ pub(super) async fn update(
     Ok(Response::new(
         api.catalog.update_pool(permit, change).await?.into(),
     ))
+}
+
+/// A field is replaced, or its entries are added and removed; and no entry is both.
+fn not_both(
+    field: &str,
+    add: &BTreeSet<ProjectName>,
+    remove: &BTreeSet<ProjectName>,
+    replaced: bool,
+    violations: &mut Violations,
+) {
+    for (verb, names) in [("add", add), ("remove", remove)] {
+        if replaced && !names.is_empty() {
+            violations.add(
+                format!("{verb}_{field}"),
+                format!("it is given together with `pool.{field}`, which replaces all; give one of them"),
+            );
+        }
+    }
+    for both in add.intersection(remove) {
+        violations.add(
+            format!("remove_{field}"),
+            format!("{both} is also in `add_{field}`; leave it out of one of them"),
+        );
+    }
 }
 
 pub(super) async fn delete(

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, Mask, TEXT_FIELDS, page_token, split, timestamp};
+use super::decode::{self, List, Mask, TEXT_FIELDS, split, timestamp};
 use crate::domain::Violations;
 use crate::domain::project::{NewProject, Project, ProjectChange};
 use crate::ops::project::{CreateProject, DeleteProject, GetProject, ListProjects, UpdateProject};
@@ -60,11 +60,12 @@ impl pb::project_service_server::ProjectService for Api {
     ) -> Result<Response<pb::ListProjectsResponse>, Status> {
         let (caller, body) = split(request)?;
         let permit = self.catalog.permit(&caller, ListProjects).await?;
-        let page = decode::page("projects", body.page_size, &body.page_token)?;
-        let page = self.catalog.list_projects(permit, &page).await?;
+        let list = List::read("projects", body.page_size, &body.page_token)?;
+        let page = self.catalog.list_projects(permit, list.page()).await?;
+        let (projects, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListProjectsResponse {
-            projects: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token("projects", page.next),
+            projects,
+            next_page_token,
         }))
     }
 

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use super::{Api, import, words};
 use crate::domain::Violations;
 use crate::domain::publication::{
@@ -129,12 +129,16 @@ impl pb::publication_service_server::PublicationService for Api {
         let (caller, body) = split(request)?;
         let community = decode::name("parent", &body.parent)?;
         let permit = self.catalog.permit(&caller, ListPublications(community)).await?;
-        let list = format!("publications of {}", body.parent);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_publications(permit, &page).await?;
+        let list = List::read(
+            format!("publications of {}", body.parent),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self.catalog.list_publications(permit, list.page()).await?;
+        let (publications, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListPublicationsResponse {
-            publications: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            publications,
+            next_page_token,
         }))
     }
 
@@ -195,12 +199,11 @@ impl From<Publication> for pb::Publication {
             etag,
             connector: connector.to_string(),
             max_mode: words::mode(max_mode),
-            state: match state {
-                PublicationState::Published => pb::PublicationState::Published,
-                PublicationState::Withdrawing { until: _ } => pb::PublicationState::Withdrawing,
-                PublicationState::Withdrawn => pb::PublicationState::Withdrawn,
-            }
-            .into(),
+            state: words::publication_state(Some(state)),
+            withdraw_time: match state {
+                PublicationState::Withdrawing { until } => Some(timestamp(until)),
+                PublicationState::Published | PublicationState::Withdrawn => None,
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use crate::domain::Violations;
 use crate::domain::connector::AccessKeyId;
 use crate::domain::endpoint::Endpoint;
@@ -82,12 +82,16 @@ impl pb::secret_service_server::SecretService for Api {
         let (caller, body) = split(request)?;
         let project = decode::name("parent", &body.parent)?;
         let permit = self.catalog.permit(&caller, ListSecrets(project)).await?;
-        let list = format!("{}/secrets", body.parent);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_secrets(permit, &page).await?;
+        let list = List::read(
+            format!("{}/secrets", body.parent),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self.catalog.list_secrets(permit, list.page()).await?;
+        let (secrets, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListSecretsResponse {
-            secrets: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            secrets,
+            next_page_token,
         }))
     }
 
@@ -169,22 +173,15 @@ impl pb::secret_service_server::SecretService for Api {
             .catalog
             .permit(&caller, ListSecretVersions(secret.clone()))
             .await?;
-        let list = format!("{secret}/versions");
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_secret_versions(permit, &page).await?;
+        let list = List::read(format!("{secret}/versions"), body.page_size, &body.page_token)?;
+        let page = self.catalog.list_secret_versions(permit, list.page()).await?;
+        let (secret_versions, next_page_token) = list.answer(page.map(|version| NamedVersion {
+            secret: secret.clone(),
+            version,
+        }));
         Ok(Response::new(pb::ListSecretVersionsResponse {
-            secret_versions: page
-                .items
-                .into_iter()
-                .map(|version| {
-                    NamedVersion {
-                        secret: secret.clone(),
-                        version,
-                    }
-                    .into()
-                })
-                .collect(),
-            next_page_token: page_token(&list, page.next),
+            secret_versions,
+            next_page_token,
         }))
     }
 

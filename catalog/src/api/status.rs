@@ -39,15 +39,19 @@ impl From<Error> for Status {
                 permission,
                 resource,
                 role_needed,
+                can_grant,
             }) => {
-                info(
-                    "PERMISSION_MISSING",
-                    &[
-                        ("permission", permission),
-                        ("resource", resource),
-                        ("role_needed", role_needed),
-                    ],
-                );
+                let people: Vec<String> = can_grant.iter().map(ToString::to_string).collect();
+                let people = people.join(",");
+                let mut metadata = vec![
+                    ("permission", *permission),
+                    ("resource", resource),
+                    ("role_needed", role_needed),
+                ];
+                if !people.is_empty() {
+                    metadata.push(("can_grant", &people));
+                }
+                info("PERMISSION_MISSING", &metadata);
                 Code::PermissionDenied
             }
             Error::Absent { resource } => {

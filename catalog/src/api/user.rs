@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use mooring_proto::v1 as pb;
 
 use super::Api;
-use super::decode::{self, Mask, TEXT_FIELDS, page_token, split, timestamp};
+use super::decode::{self, List, Mask, TEXT_FIELDS, split, timestamp};
 use crate::domain::Violations;
 use crate::domain::user::{NewUser, User, UserChange, UserState};
 use crate::ops::user::{CreateUser, DeleteUser, DisableUser, EnableUser, GetUser, ListUsers, UpdateUser};
@@ -55,11 +55,12 @@ impl pb::user_service_server::UserService for Api {
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
         let (caller, body) = split(request)?;
         let permit = self.catalog.permit(&caller, ListUsers).await?;
-        let page = decode::page("users", body.page_size, &body.page_token)?;
-        let page = self.catalog.list_users(permit, &page).await?;
+        let list = List::read("users", body.page_size, &body.page_token)?;
+        let page = self.catalog.list_users(permit, list.page()).await?;
+        let (users, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListUsersResponse {
-            users: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token("users", page.next),
+            users,
+            next_page_token,
         }))
     }
 

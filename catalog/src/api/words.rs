@@ -6,6 +6,7 @@ use super::decode::timestamp;
 use crate::domain::activation::{ActivationState, MountState};
 use crate::domain::host::HostState;
 use crate::domain::mount::{Condition, ConditionStatus, ConditionType};
+use crate::domain::publication::PublicationState;
 use crate::domain::{Backend, Mode, Violations};
 
 /// A mode that may be left out.
@@ -16,6 +17,20 @@ pub fn optional_mode(field: &str, number: i32, violations: &mut Violations) -> O
         Ok(pb::Mode::ReadWrite) => Some(Mode::ReadWrite),
         Err(_) => {
             violations.add(field, "it is no mode; use READ_ONLY or READ_WRITE");
+            None
+        }
+    }
+}
+
+/// A backend that may be left out.
+pub fn optional_backend(field: &str, number: i32, violations: &mut Violations) -> Option<Backend> {
+    match pb::Backend::try_from(number) {
+        Ok(pb::Backend::Unspecified) => None,
+        Ok(pb::Backend::Default) => Some(Backend::Default),
+        Ok(pb::Backend::Geesefs) => Some(Backend::Geesefs),
+        Ok(pb::Backend::S3fs) => Some(Backend::S3fs),
+        Err(_) => {
+            violations.add(field, "it is no backend; use DEFAULT, GEESEFS or S3FS");
             None
         }
     }
@@ -50,6 +65,17 @@ pub fn backend(backend: Option<Backend>) -> i32 {
         Some(Backend::Default) => pb::Backend::Default,
         Some(Backend::Geesefs) => pb::Backend::Geesefs,
         Some(Backend::S3fs) => pb::Backend::S3fs,
+    }
+    .into()
+}
+
+/// How a publication is; `None` is UNSPECIFIED.
+pub fn publication_state(state: Option<PublicationState>) -> i32 {
+    match state {
+        None => pb::PublicationState::Unspecified,
+        Some(PublicationState::Published) => pb::PublicationState::Published,
+        Some(PublicationState::Withdrawing { until: _ }) => pb::PublicationState::Withdrawing,
+        Some(PublicationState::Withdrawn) => pb::PublicationState::Withdrawn,
     }
     .into()
 }

@@ -11,12 +11,16 @@ use uuid::Uuid;
 
 use super::host::HostState;
 use super::names::{ActivationName, ConnectorName, ImportName, PoolName};
+use super::publication::{Publication, PublicationState};
 use super::{Id, Meta, Mode};
 
 /// How long hosts wait for open files when nobody says.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest wait for open files.
 pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Ended activations that are kept of a project: a look back of months for people, and an end for scripts that make a
+/// new name each time. An older one is in the audit.
+pub const ENDED_KEPT_MAX: u64 = 1000;
 
 /// The wish that a target be mounted on the hosts of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,6 +313,42 @@ pub fn outlook_of_ended(remaining: &[HostPart]) -> Outlook {
         mounted_hosts: count(waited.iter().filter(|part| part.is_mounted()).count()),
         message: message.join("; "),
     }
+}
+
+/// An activation whose publication is being taken back, or was: when it ends, and what the importer can do. What is
+/// mounted works until then, but not for good, so nobody should believe that all is well.
+pub fn told_of_withdrawal(mut outlook: Outlook, publication: &Publication, ended: bool) -> Outlook {
+    let name = &publication.name;
+    let notice = match publication.state {
+        PublicationState::Published => return outlook,
+        PublicationState::Withdrawing { until } if !ended => format!(
+            "{name} is being withdrawn, so this is unmounted at {}; copy what you need before, or ask the publisher to \
+             offer it again",
+            to_the_second(until)
+        ),
+        PublicationState::Withdrawing { .. } | PublicationState::Withdrawn => format!(
+            "{name} is withdrawn, so this cannot be activated again; ask the publisher to offer it again, or delete the \
+             import"
+        ),
+    };
+    if outlook.state == ActivationState::Active {
+        outlook.state = ActivationState::Degraded;
+    }
+    outlook.message = if outlook.message.is_empty() {
+        notice
+    } else {
+        format!("{}; {notice}", outlook.message)
+    };
+    outlook
+}
+
+fn to_the_second(time: OffsetDateTime) -> String {
+    let (year, month, day) = time.to_calendar_date();
+    let (hour, minute, second) = time.to_hms();
+    format!(
+        "{year}-{:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC",
+        u8::from(month)
+    )
 }
 
 /// What is wrong with a part, the least first.

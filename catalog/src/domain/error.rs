@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::names::UserName;
+
 /// What our log tells and the caller does not see.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -131,7 +133,8 @@ fn listed(names: &[impl fmt::Display], hidden: usize) -> String {
     parts.join(" and ")
 }
 
-/// A permission that the caller lacks. Made of the request's words only, so it cannot tell what exists.
+/// A permission that the caller lacks. Made of the request's words only, so it cannot tell what exists; but for the
+/// people, who are named to those only who may see them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     /// The missing permission, such as `connectors.create`.
@@ -140,6 +143,8 @@ pub struct Denial {
     pub resource: String,
     /// The least role that gives it, such as `DEVELOPER on projects/ml`.
     pub role_needed: String,
+    /// Who can grant it, as far as the caller may see.
+    pub can_grant: Vec<UserName>,
 }
 
 impl fmt::Display for Denial {
@@ -148,11 +153,16 @@ impl fmt::Display for Denial {
             permission,
             resource,
             role_needed,
+            can_grant,
         } = self;
         write!(
             f,
             "permission {permission} is missing on {resource}, or it does not exist; needed is {role_needed}"
-        )
+        )?;
+        if !can_grant.is_empty() {
+            write!(f, ", which {} can grant", listed(can_grant, 0))?;
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{PoolName, ProjectName};
-use super::{Meta, Texts, TextsChange, Violations};
+use super::{Error, Meta, Texts, TextsChange, Violations};
 
 /// Projects that one pool can name. More than that is what `*` is for.
 const ADMITTED_MAX: usize = 10_000;
@@ -40,9 +40,9 @@ pub struct PoolChange {
     /// What people say of it.
     pub texts: TextsChange,
     /// Who may activate on it.
-    pub admission: Option<Admission>,
+    pub admission: Option<AdmissionChange>,
     /// Who may enter the mounts of a project.
-    pub groups: Option<BTreeMap<ProjectName, GroupName>>,
+    pub groups: Option<GroupsChange>,
     /// The state it was made from.
     pub etag: String,
 }
@@ -54,6 +54,85 @@ impl PoolChange {
         fields.extend(self.admission.is_some().then_some("admitted_projects"));
         fields.extend(self.groups.is_some().then_some("project_groups"));
         fields
+    }
+}
+
+/// A change of who may activate on a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdmissionChange {
+    /// These from now on, and no others.
+    Replace(Admission),
+    /// Some more, and some no longer.
+    Adjust {
+        /// To admit besides.
+        add: BTreeSet<ProjectName>,
+        /// To admit no longer.
+        remove: BTreeSet<ProjectName>,
+    },
+}
+
+/// A change of who may enter the mounts of projects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupsChange {
+    /// These from now on, and no others.
+    Replace(BTreeMap<ProjectName, GroupName>),
+    /// Some projects get a group, some lose theirs.
+    Adjust {
+        /// To add or to change.
+        set: BTreeMap<ProjectName, GroupName>,
+        /// For root only from now on.
+        remove: BTreeSet<ProjectName>,
+    },
+}
+
+impl Pool {
+    /// The projects that it speaks of.
+    pub fn named_projects(&self) -> BTreeSet<&ProjectName> {
+        let admitted = match &self.admission {
+            Admission::Every => None,
+            Admission::Only(projects) => Some(projects),
+        };
+        admitted.into_iter().flatten().chain(self.groups.keys()).collect()
+    }
+
+    /// Changes who may activate on it, or says why that cannot be.
+    pub fn change_admission(&mut self, change: AdmissionChange) -> Result<(), Error> {
+        let (add, remove) = match change {
+            AdmissionChange::Replace(admission) => {
+                self.admission = admission;
+                return Ok(());
+            }
+            AdmissionChange::Adjust { add, remove } => (add, remove),
+        };
+        match &mut self.admission {
+            // Whoever is to be admitted is already.
+            Admission::Every if remove.is_empty() => Ok(()),
+            Admission::Every => Err(Error::invalid(
+                "remove_admitted_projects",
+                "the pool admits every project, so none can be taken out; name those that remain with \
+                 `pool.admitted_projects`",
+            )),
+            Admission::Only(projects) => {
+                projects.retain(|project| !remove.contains(project));
+                projects.extend(add);
+                if projects.len() > ADMITTED_MAX {
+                    let problem = too_many(projects.len());
+                    return Err(Error::invalid("add_admitted_projects", problem));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes who may enter the mounts of projects.
+    pub fn change_groups(&mut self, change: GroupsChange) {
+        match change {
+            GroupsChange::Replace(groups) => self.groups = groups,
+            GroupsChange::Adjust { set, remove } => {
+                self.groups.retain(|project, _| !remove.contains(project));
+                self.groups.extend(set);
+            }
+        }
     }
 }
 
@@ -78,13 +157,7 @@ impl Admission {
     /// Reads a list of project names, or `*`. Notes what is wrong under `field`.
     pub fn parse(texts: &[String], field: &str, violations: &mut Violations) -> Self {
         if texts.len() > ADMITTED_MAX {
-            violations.add(
-                field,
-                format!(
-                    "it names {} projects; at most {ADMITTED_MAX} are kept, `*` admits all",
-                    texts.len()
-                ),
-            );
+            violations.add(field, too_many(texts.len()));
             return Self::Every;
         }
         if texts.iter().any(|text| text == "*") {
@@ -93,11 +166,7 @@ impl Admission {
             }
             return Self::Every;
         }
-        let mut projects = BTreeSet::new();
-        for (n, text) in texts.iter().enumerate() {
-            projects.extend(violations.take(format!("{field}[{n}]"), text.parse::<ProjectName>()));
-        }
-        Self::Only(projects)
+        Self::Only(parse_projects(texts, field, violations))
     }
 
     /// As it is stored and shown.
@@ -107,6 +176,19 @@ impl Admission {
             Self::Only(projects) => projects.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+fn too_many(count: usize) -> String {
+    format!("there would be {count} projects; at most {ADMITTED_MAX} are kept, `*` admits all")
+}
+
+/// Reads a list of project names. Notes what is wrong under `field`.
+pub fn parse_projects(texts: &[String], field: &str, violations: &mut Violations) -> BTreeSet<ProjectName> {
+    let mut projects = BTreeSet::new();
+    for (n, text) in texts.iter().enumerate() {
+        projects.extend(violations.take(format!("{field}[{n}]"), text.parse::<ProjectName>()));
+    }
+    projects
 }
 
 /// Name of a Unix group. A number is none: it would be taken for a gid, and gids differ from host to host.
@@ -173,6 +255,64 @@ mod tests {
         );
         assert!(violations.is_empty());
         assert_eq!(only.to_texts(), ["projects/ml"]);
+    }
+
+    fn pool(admission: Admission) -> Pool {
+        Pool {
+            name: "pools/gpu".parse().unwrap(),
+            meta: Meta::new(
+                uuid::Uuid::nil(),
+                Texts::default(),
+                String::new(),
+                time::OffsetDateTime::UNIX_EPOCH,
+            ),
+            admission,
+            groups: BTreeMap::from([(name("projects/ml"), "ml-team".parse().unwrap())]),
+        }
+    }
+
+    #[test]
+    fn projects_are_admitted_and_taken_out_one_by_one() {
+        let set = |names: &[&str]| names.iter().map(|text| name(text)).collect::<BTreeSet<_>>();
+        let adjust = |add: &[&str], remove: &[&str]| AdmissionChange::Adjust {
+            add: set(add),
+            remove: set(remove),
+        };
+        let mut some = pool(Admission::Only(set(&["projects/ml", "projects/web"])));
+        some.change_admission(adjust(
+            &["projects/lab", "projects/ml"],
+            &["projects/web", "projects/no"],
+        ))
+        .unwrap();
+        assert_eq!(some.admission.to_texts(), ["projects/lab", "projects/ml"]);
+        let mut every = pool(Admission::Every);
+        every.change_admission(adjust(&["projects/lab"], &[])).unwrap();
+        assert_eq!(every.admission, Admission::Every);
+        let refused = every.change_admission(adjust(&[], &["projects/ml"])).unwrap_err();
+        assert!(
+            refused.to_string().contains("name those that remain"),
+            "{refused}"
+        );
+        every
+            .change_admission(AdmissionChange::Replace(Admission::Only(set(&[]))))
+            .unwrap();
+        assert_eq!(every.admission, Admission::Only(set(&[])));
+    }
+
+    #[test]
+    fn the_groups_of_other_projects_stay() {
+        let mut pool = pool(Admission::Every);
+        let web: GroupName = "web-team".parse().unwrap();
+        pool.change_groups(GroupsChange::Adjust {
+            set: BTreeMap::from([(name("projects/web"), web.clone())]),
+            remove: BTreeSet::new(),
+        });
+        assert_eq!(pool.groups.len(), 2);
+        pool.change_groups(GroupsChange::Adjust {
+            set: BTreeMap::new(),
+            remove: BTreeSet::from([name("projects/ml")]),
+        });
+        assert_eq!(pool.groups, BTreeMap::from([(name("projects/web"), web)]));
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub struct Publication {
     pub state: PublicationState,
 }
 
+impl Publication {
+    /// The ceiling when the same connector is offered again after a withdrawal: what is asked for, else what it was, so
+    /// that no importer may write who could not before. `connector` is the connector's mode of now.
+    pub fn ceiling_of_new_offer(&self, asked: Option<Mode>, connector: Mode) -> Option<Mode> {
+        asked.or_else(|| self.max_mode.map(|before| before.min(connector)))
+    }
+}
+
 /// A publication to make.
 #[derive(Clone, Debug)]
 pub struct NewPublication {
@@ -182,7 +190,7 @@ pub fn blocked_message(seen: &[String], hidden: usize) -> String {
         };
     }
     format!(
-        "imports are active: {blockers}; deactivate them, or withdraw with DRAIN (ends after a grace) or FORCE (ends now)"
+        "imports are active: {blockers}; deactivate them, or give `withdrawal` as DRAIN (they end after a grace) or FORCE (they end now)"
     )
 }
 

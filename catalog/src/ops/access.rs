@@ -172,6 +172,9 @@ impl Catalog {
     ) -> Result<Explanation, Error> {
         let snapshot = self.read().await?;
         let (ExplainAccess(scope), actor) = permit.spend(&snapshot).await?;
+        if let Some(absent) = policy::known_absent(&snapshot, &actor, std::slice::from_ref(&scope)).await? {
+            return Err(Error::absent(absent));
+        }
         let sees_roles = policy::holds(&snapshot, actor.uid, Permission::AccessList, &scope).await?;
         let user = user.unwrap_or_else(|| actor.name.clone());
         if user != actor.name {
@@ -203,10 +206,11 @@ impl Catalog {
             }
         }
         let can_grant = if sees_roles {
-            grantors(&snapshot, &scope).await?
+            policy::who_grants(&snapshot, &scope).await?
         } else {
-            Vec::new()
+            BTreeSet::new()
         };
+        let can_grant: Vec<String> = can_grant.iter().map(ToString::to_string).collect();
         let sentence = sentence(
             &user,
             need.name,
@@ -368,25 +372,6 @@ async fn reasons(
     Ok(reasons)
 }
 
-/// Who can give roles on a scope: its Admins, and those of the project's community.
-async fn grantors(snapshot: &Snapshot, scope: &Scope) -> Result<Vec<String>, Error> {
-    let mut names = match scope {
-        Scope::Realm => {
-            let realm = store::realm::get(snapshot).await?;
-            store::access::enabled_users_with(snapshot, realm.uid, Role::Operator).await?
-        }
-        Scope::Community(_) | Scope::Project(_) => {
-            let uid = scope_uid(snapshot, scope).await?;
-            store::access::enabled_users_with(snapshot, uid, Role::Admin).await?
-        }
-    };
-    if let Scope::Project(name) = scope {
-        let project = store::project::get(snapshot, name).await?;
-        names.extend(store::access::enabled_users_with(snapshot, project.community_uid, Role::Admin).await?);
-    }
-    Ok(names.into_iter().map(|name| name.to_string()).collect())
-}
-
 fn sentence(
     user: &UserName,
     permission: &str,
@@ -403,7 +388,11 @@ fn sentence(
         );
     }
     let who = if can_grant.is_empty() {
-        "an admin or operator".to_owned()
+        match scope {
+            Scope::Realm => "an operator".to_owned(),
+            Scope::Community(_) => format!("an admin of {scope}"),
+            Scope::Project(_) => format!("an admin of {scope} or of its community"),
+        }
     } else {
         can_grant.join(", ")
     };

@@ -9,7 +9,7 @@ use super::assignment::{Resolved, missing_key};
 use super::{Answer, Catalog, Once};
 use crate::domain::activation::{
     Activation, ActivationState, HostPart, NewActivation, Outlook, PartReport, Target, default_id,
-    outlook_of_ended, outlook_of_live,
+    outlook_of_ended, outlook_of_live, told_of_withdrawal,
 };
 use crate::domain::assignment::RemovalOrder;
 use crate::domain::audit::{Change, EventKind};
@@ -17,6 +17,7 @@ use crate::domain::host::HostState;
 use crate::domain::import::checked_mode;
 use crate::domain::names::{ActivationName, ProjectName, Scope};
 use crate::domain::project::Project;
+use crate::domain::publication::Publication;
 use crate::domain::{Error, Id, Meta, Mode, Page, Paged, Texts};
 use crate::policy::{Action, Permit};
 use crate::store::{self, Snapshot};
@@ -98,10 +99,10 @@ impl Catalog {
             subject: pool_name.to_string(),
             problem: format!(
                 "{pool_name} does not exist or does not admit {}; ask an operator to run: mooring pools update {} \
-                 --admitted-projects {}",
+                 --add-admitted-projects {}",
                 project.name,
                 pool_name.id(),
-                project.name
+                project.name.id()
             ),
         })?;
         self.check_free(&writing, &target, target_uid, pool.meta.uid)
@@ -180,16 +181,18 @@ impl Catalog {
         self.activation_view(&snapshot, activation).await
     }
 
-    /// Lists a project's activations.
+    /// Lists a project's activations; those that are over only with `show_inactive`.
     pub async fn list_activations(
         &self,
         permit: Permit<ListActivations>,
+        show_inactive: bool,
         page: &Page,
     ) -> Result<Paged<ActivationView>, Error> {
         let snapshot = self.read().await?;
         let (ListActivations(project), _) = permit.spend(&snapshot).await?;
         let project = store::project::get(&snapshot, &project).await?;
-        let Paged { items, next } = store::activation::list(&snapshot, project.meta.uid, page).await?;
+        let Paged { items, next } =
+            store::activation::list(&snapshot, project.meta.uid, show_inactive, page).await?;
         Ok(Paged {
             items: self.activation_views(&snapshot, items).await?,
             next,
@@ -291,7 +294,8 @@ impl Catalog {
         for activation in activations {
             let mut parts = parts.remove(&activation.meta.uid).unwrap_or_default();
             let resolved = Resolved::of(snapshot, &activation).await?;
-            let outlook = if activation.end_time.is_some() {
+            let ended = activation.end_time.is_some();
+            let outlook = if ended {
                 outlook_of_ended(&parts)
             } else {
                 if let Some(resolved) = &resolved {
@@ -301,6 +305,10 @@ impl Catalog {
                         .for_each(|part| part.credential_missing.clone_from(&missing));
                 }
                 outlook_of_live(activation.pool.id().as_str(), &parts)
+            };
+            let outlook = match publication_of(snapshot, &activation, resolved.as_ref()).await? {
+                Some(publication) => told_of_withdrawal(outlook, &publication, ended),
+                None => outlook,
             };
             let project = activation.name.project().id();
             views.push(ActivationView {
@@ -359,6 +367,22 @@ impl Catalog {
     /// How a host is, at the time of the transaction.
     pub(super) fn host_state(&self, snapshot: &Snapshot, host: &crate::domain::host::Host) -> HostState {
         host.state(snapshot.now(), self.settings.host_lost_after)
+    }
+}
+
+/// The publication behind an activation; also when its connector is gone, which an ended one survives.
+async fn publication_of(
+    snapshot: &Snapshot,
+    activation: &Activation,
+    resolved: Option<&Resolved>,
+) -> Result<Option<Publication>, Error> {
+    match (
+        resolved.map(|resolved| &resolved.through),
+        activation.publication_uid,
+    ) {
+        (Some(through), _) => Ok(through.as_ref().map(|(_, publication)| publication.clone())),
+        (None, Some(uid)) => store::publication::by_uid(snapshot, uid).await,
+        (None, None) => Ok(None),
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Catalog;
 use crate::domain::Error;
-use crate::domain::activation::{Activation, Target, effective_mode};
+use crate::domain::activation::{Activation, ENDED_KEPT_MAX, Target, effective_mode};
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder, next_generation};
 use crate::domain::connector::{Connector, Impact};
 use crate::domain::host::Host;
@@ -151,6 +151,7 @@ impl Catalog {
         activation.end_time = Some(writing.now());
         activation.meta.touch(writing.now());
         store::activation::update(writing, activation).await?;
+        store::activation::delete_ended_beyond(writing, activation.project_uid, ENDED_KEPT_MAX).await?;
         store::assignment::remove(writing, activation.meta.uid, removal, revision).await
     }
 
@@ -223,9 +224,10 @@ impl Catalog {
 /// names of its project's secrets.
 pub(super) async fn missing_key(snapshot: &Snapshot, connector: &Connector) -> Result<Option<String>, Error> {
     let name = &connector.name;
+    let short = format!("{}/{}", name.project().id(), name.id());
     let Some(secret) = &connector.spec.secret else {
         return Ok(Some(format!(
-            "{name} has no secret; give it one with `mooring connectors update`"
+            "{name} has no secret; give it one: mooring connectors update {short} --secret SECRET"
         )));
     };
     let usable = store::secret::usable_version(snapshot, secret.uid, connector.spec.secret_version).await?;
@@ -241,7 +243,8 @@ pub(super) async fn missing_key(snapshot: &Snapshot, connector: &Connector) -> R
     };
     if usable.version.access_key_id.is_empty() && connector.spec.access_key_id.as_str().is_empty() {
         return Ok(Some(format!(
-            "{name} has no access key id; give it one with `mooring connectors update`"
+            "{name} has no access key id, and neither has the version of its secret that it uses; give it one: mooring \
+             connectors update {short} --access-key-id ID"
         )));
     }
     Ok(None)

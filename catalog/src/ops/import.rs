@@ -4,6 +4,7 @@ use super::{Answer, Catalog, Once, field_list};
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::import::{Import, ImportChange, NewImport, checked_mode};
 use crate::domain::names::{CommunityName, ImportName, ProjectName, Scope};
+use crate::domain::publication::{Publication, PublicationState};
 use crate::domain::{Error, Id, Meta, Mode, Page, Paged};
 use crate::policy::{Action, Permit};
 use crate::store::{self, Snapshot, Writing};
@@ -69,6 +70,8 @@ pub struct ImportView {
     pub import: Import,
     /// The least of connector, publication and import; `None` when the connector is gone.
     pub effective_mode: Option<Mode>,
+    /// How the publication is.
+    pub publication_state: Option<PublicationState>,
 }
 
 impl Catalog {
@@ -260,7 +263,8 @@ async fn check(writing: &Writing, import: &Import) -> Result<(), Error> {
             ),
         );
     }
-    if let Some(bound) = bound(writing, import).await? {
+    let publication = store::publication::by_uid(writing, import.publication_uid).await?;
+    if let Some(bound) = bound(writing, publication.as_ref()).await? {
         violations.take(
             "import.mode",
             checked_mode(import.mode, bound, "what the publication allows"),
@@ -269,9 +273,9 @@ async fn check(writing: &Writing, import: &Import) -> Result<(), Error> {
     violations.finish()
 }
 
-/// The least of connector and publication; `None` when the connector is gone.
-async fn bound(snapshot: &Snapshot, import: &Import) -> Result<Option<Mode>, Error> {
-    let Some(publication) = store::publication::by_uid(snapshot, import.publication_uid).await? else {
+/// The least of connector and publication; `None` when one of them is gone.
+async fn bound(snapshot: &Snapshot, publication: Option<&Publication>) -> Result<Option<Mode>, Error> {
+    let Some(publication) = publication else {
         return Ok(None);
     };
     let connector = store::connector::by_uid(snapshot, publication.connector_uid).await?;
@@ -284,9 +288,11 @@ async fn bound(snapshot: &Snapshot, import: &Import) -> Result<Option<Mode>, Err
 }
 
 async fn view(snapshot: &Snapshot, import: Import) -> Result<ImportView, Error> {
-    let bound = bound(snapshot, &import).await?;
+    let publication = store::publication::by_uid(snapshot, import.publication_uid).await?;
+    let bound = bound(snapshot, publication.as_ref()).await?;
     Ok(ImportView {
         effective_mode: bound.map(|bound| bound.min(import.mode.unwrap_or(bound))),
+        publication_state: publication.map(|publication| publication.state),
         import,
     })
 }

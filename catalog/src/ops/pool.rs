@@ -1,6 +1,6 @@
 //! Pools: made by operators; seen by those who may activate on them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Answer, Catalog, Once, field_list};
 use crate::domain::audit::{Change, EventKind};
@@ -91,6 +91,7 @@ impl Catalog {
             admission,
             groups,
         };
+        check_projects(&writing, pool.named_projects()).await?;
         store::pool::insert(&writing, &pool).await?;
         let view = PoolView { pool, host_count: 0 };
         once.keep(&writing, &actor, &view).await?;
@@ -179,9 +180,18 @@ impl Catalog {
         } = change;
         pool.meta.check_etag(&etag, &name)?;
         pool.meta.change(texts, writing.now());
-        pool.admission = admission.unwrap_or(pool.admission);
+        let before = pool.clone();
+        if let Some(admission) = admission {
+            pool.change_admission(admission)?;
+        }
         let regrouped = groups.is_some();
-        pool.groups = groups.unwrap_or(pool.groups);
+        if let Some(groups) = groups {
+            pool.change_groups(groups);
+        }
+        // What the pool spoke of before may be gone by now, and is no fault of this call.
+        let named_before = before.named_projects();
+        let named = pool.named_projects();
+        check_projects(&writing, named.difference(&named_before).copied().collect()).await?;
         store::pool::update(&writing, &pool).await?;
         if regrouped {
             let live = store::activation::live_of_pool(&writing, pool.meta.uid).await?;
@@ -240,6 +250,24 @@ impl Catalog {
     }
 }
 
+/// Refuses projects that do not exist: a typo would admit nobody, and say so to nobody. Operators, who alone change
+/// pools, may know which projects there are.
+async fn check_projects(snapshot: &Snapshot, named: BTreeSet<&ProjectName>) -> Result<(), Error> {
+    let known = store::project::existing(snapshot, named.iter().copied()).await?;
+    let mut unknown = named.into_iter().filter(|name| !known.contains(name));
+    let Some(first) = unknown.next() else {
+        return Ok(());
+    };
+    let more = match unknown.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(Error::invalid(
+        "pool",
+        format!("{first}{more} does not exist; see them with `mooring projects list`"),
+    ))
+}
+
 /// What of pools a caller may see.
 struct Sight {
     actor: Actor,
@@ -275,7 +303,7 @@ impl Sight {
         match &mut pool.admission {
             Admission::Every => Ok(self.may_activate_somewhere(snapshot).await?.then_some(pool)),
             Admission::Only(projects) => {
-                let mut seen = std::collections::BTreeSet::new();
+                let mut seen = BTreeSet::new();
                 for project in std::mem::take(projects) {
                     if self.may_activate_for(snapshot, &project).await? {
                         seen.insert(project);

@@ -101,8 +101,8 @@ impl Action for ListPublications {
 }
 
 impl Catalog {
-    /// Offers a connector in a community. An offer that is over is taken up again by its own connector, and its imports
-    /// with it.
+    /// Offers a connector in a community. An offer that is over, or is being taken back, is taken up again by its own
+    /// connector, and its imports with it.
     pub async fn publish_connector(
         &self,
         permit: Permit<PublishConnector>,
@@ -126,19 +126,22 @@ impl Catalog {
         let name = PublicationName::new(community, id.unwrap_or_else(|| connector.name.id().clone()));
         let before = store::publication::find(&writing, &name).await?;
         let (publication, kind) = match before {
+            Some(mut before) if before.connector_uid == connector.meta.uid && !before.state.is_open() => {
+                before.meta.texts = texts;
+                before.meta.touch(writing.now());
+                before.max_mode = before.ceiling_of_new_offer(max_mode, connector.spec.mode);
+                before.state = PublicationState::Published;
+                store::publication::update(&writing, &before).await?;
+                // What a drain had left active follows the new ceiling.
+                let live = store::activation::live_of_publication(&writing, before.meta.uid).await?;
+                self.assign_all(&writing, &live).await?;
+                (before, EventKind::Updated)
+            }
             Some(before) if before.state != PublicationState::Withdrawn => {
                 return Err(Error::NameTaken {
                     resource: name.to_string(),
                     problem: "exists already; choose another id, or withdraw it first",
                 });
-            }
-            Some(mut before) if before.connector_uid == connector.meta.uid => {
-                before.meta.texts = texts;
-                before.meta.touch(writing.now());
-                before.max_mode = max_mode;
-                before.state = PublicationState::Published;
-                store::publication::update(&writing, &before).await?;
-                (before, EventKind::Updated)
             }
             before => {
                 if let Some(before) = before {
@@ -167,7 +170,8 @@ impl Catalog {
             publication.meta.uid,
         )
         .in_community(community_uid)
-        .detail("connector", &publication.connector);
+        .detail("connector", &publication.connector)
+        .detail("max_mode", publication.max_mode.map_or("", Mode::as_str));
         writing.commit(change).await?;
         Ok(Answer::New(publication))
     }

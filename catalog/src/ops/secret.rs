@@ -192,6 +192,7 @@ impl Catalog {
         }
         let (project, mut secret) = find(&writing, &name).await?;
         self.require_for_published(&writing, &actor, &secret).await?;
+        check_key_id(&writing, &project, &secret, &value).await?;
         secret.newest_version += 1;
         secret.meta.touch(writing.now());
         store::secret::update(&writing, &secret).await?;
@@ -422,6 +423,39 @@ impl Catalog {
         let uids: Vec<_> = connectors.into_iter().map(|(_, uid)| uid).collect();
         self.send_keys_again(writing, &uids).await
     }
+}
+
+/// Refuses a version that would leave connectors without an access key id: those that use the newest version and have
+/// none of their own. Their mounts would lose the key that they have.
+async fn check_key_id(
+    snapshot: &Snapshot,
+    project: &Project,
+    secret: &Secret,
+    value: &NewValue,
+) -> Result<(), Error> {
+    if !value.access_key_id.is_empty() {
+        return Ok(());
+    }
+    let connectors = store::connector::of_secret(snapshot, &project.name, secret.meta.uid).await?;
+    let without: Vec<String> = connectors
+        .iter()
+        .filter(|connector| connector.spec.secret_version.is_none())
+        .filter(|connector| connector.spec.access_key_id.as_str().is_empty())
+        .map(|connector| connector.name.to_string())
+        .collect();
+    if without.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "access_key_id",
+        format!(
+            "it is missing, and {} that would use this version {} none of {} own; give the access key id that belongs to \
+             this key",
+            without.join(", "),
+            if without.len() == 1 { "has" } else { "have" },
+            if without.len() == 1 { "its" } else { "their" },
+        ),
+    ))
 }
 
 async fn find(snapshot: &Snapshot, name: &SecretName) -> Result<(Project, Secret), Error> {

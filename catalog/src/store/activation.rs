@@ -1,6 +1,6 @@
 //! Rows of activations: the wishes. How far the hosts are follows from assignments and mounts.
 
-use sea_orm::sea_query::SelectStatement;
+use sea_orm::sea_query::{Expr, ExprTrait, SelectStatement};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, SelectTwo,
@@ -8,7 +8,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::columns::{meta_of, micros, named, parsed, row_of, time};
-use super::entity::{activation, project};
+use super::entity::{activation, assignment, project};
 use super::{Snapshot, Writing, failed};
 use crate::domain::activation::Activation;
 use crate::domain::names::{ActivationName, ProjectName};
@@ -32,10 +32,27 @@ pub async fn by_uid(snapshot: &Snapshot, uid: Uuid) -> Result<Option<Activation>
     row.map_err(failed)?.map(of_rows).transpose()
 }
 
-/// A page of a project's activations, ordered by id.
-pub async fn list(snapshot: &Snapshot, project_uid: Uuid, page: &Page) -> Result<Paged<Activation>, Error> {
+/// A page of a project's activations, ordered by id. Without `show_inactive` only those that are live or that a host
+/// still has to undo.
+pub async fn list(
+    snapshot: &Snapshot,
+    project_uid: Uuid,
+    show_inactive: bool,
+    page: &Page,
+) -> Result<Paged<Activation>, Error> {
+    let own = Expr::col((assignment::Entity, assignment::Column::ActivationUid))
+        .equals((activation::Entity, activation::Column::Uid));
+    let remains = assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::Uid)
+        .filter(own)
+        .into_query();
+    let standing = Condition::any()
+        .add(activation::Column::EndTime.is_null())
+        .add(Expr::exists(remains));
     let rows = with_project(activation::Entity::find())
         .filter(activation::Column::ProjectUid.eq(project_uid))
+        .filter(Condition::all().add_option((!show_inactive).then_some(standing)))
         .filter(
             Condition::all().add_option(page.after.as_ref().map(|after| activation::Column::Id.gt(after))),
         )
@@ -140,6 +157,34 @@ pub async fn update(writing: &Writing, activation: &Activation) -> Result<(), Er
 /// Forgets an activation. What hosts still have to undo stays in their assignments.
 pub async fn delete(writing: &Writing, uid: Uuid) -> Result<(), Error> {
     activation::Entity::delete_by_id(uid)
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Forgets the ended activations of a project but the `kept` that ended last.
+pub async fn delete_ended_beyond(writing: &Writing, project_uid: Uuid, kept: u64) -> Result<(), Error> {
+    /// More than one ends with each call, so this catches up.
+    const AT_ONCE: u64 = 100;
+    let old: Vec<Uuid> = activation::Entity::find()
+        .select_only()
+        .column(activation::Column::Uid)
+        .filter(activation::Column::ProjectUid.eq(project_uid))
+        .filter(activation::Column::EndTime.is_not_null())
+        .order_by_desc(activation::Column::EndTime)
+        .order_by_desc(activation::Column::Uid)
+        .offset(kept)
+        .limit(AT_ONCE)
+        .into_tuple()
+        .all(writing.db())
+        .await
+        .map_err(failed)?;
+    if old.is_empty() {
+        return Ok(());
+    }
+    activation::Entity::delete_many()
+        .filter(activation::Column::Uid.is_in(old))
         .exec(writing.db())
         .await
         .map_err(failed)?;

@@ -1,5 +1,7 @@
 //! Rows of projects.
 
+use std::collections::BTreeSet;
+
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait,
@@ -27,6 +29,31 @@ pub async fn find(snapshot: &Snapshot, name: &ProjectName) -> Result<Option<Proj
 /// The project with this name, which must exist because a permit for it was judged in this transaction.
 pub async fn get(snapshot: &Snapshot, name: &ProjectName) -> Result<Project, Error> {
     find(snapshot, name).await?.ok_or_else(|| Error::absent(name))
+}
+
+/// Which of these projects there are.
+pub async fn existing(
+    snapshot: &Snapshot,
+    names: impl Iterator<Item = &ProjectName>,
+) -> Result<BTreeSet<ProjectName>, Error> {
+    /// Below what one statement takes.
+    const AT_ONCE: usize = 500;
+    let ids: Vec<&str> = names.map(|name| name.id().as_str()).collect();
+    let mut known = BTreeSet::new();
+    for some in ids.chunks(AT_ONCE) {
+        let rows: Vec<String> = project::Entity::find()
+            .select_only()
+            .column(project::Column::Id)
+            .filter(project::Column::Id.is_in(some.iter().copied()))
+            .into_tuple()
+            .all(snapshot.db())
+            .await
+            .map_err(failed)?;
+        for id in rows {
+            known.insert(ProjectName::new(parsed(&id)?));
+        }
+    }
+    Ok(known)
 }
 
 /// A page of the projects that a user may see through roles on them or on their communities; of all with `all`.

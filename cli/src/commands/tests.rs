@@ -91,7 +91,8 @@ fn what_the_options_name_exists() {
                     command.words()
                 );
             }
-            for name in &wait.progress {
+            let places = wait.sentence.split('{').skip(1);
+            for name in places.filter_map(|part| part.split('}').next()) {
                 assert!(
                     method.output().get_field_by_name(name).is_some(),
                     "{}: {name}",

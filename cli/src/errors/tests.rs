@@ -38,9 +38,8 @@ fn a_refused_field_is_named_by_its_flag() {
     assert_eq!(code, 13);
     assert_eq!(
         text,
-        "error: 2 fields are wrong\n  --bucket (connector.bucket): must not contain dots\n  \
-         --mount-name (mount_name): must not contain slashes\n  --labels (connector.labels[2]): too long\n  \
-         elsewhere: wrong\n"
+        "error: 2 fields are wrong\n  --bucket: must not contain dots\n  \
+         --mount-name: must not contain slashes\n  --labels (entry 3): too long\n  elsewhere: wrong\n"
     );
 }
 
@@ -65,6 +64,55 @@ fn a_denial_names_the_permission_and_who_can_help() {
 }
 
 #[test]
+fn people_who_can_grant_are_named_once() {
+    let metadata = HashMap::from([
+        ("permission".to_owned(), "connectors.create".to_owned()),
+        ("resource".to_owned(), "projects/ml".to_owned()),
+        ("can_grant".to_owned(), "users/anna,users/bob".to_owned()),
+    ]);
+    let details = ErrorDetails::with_error_info("PERMISSION_MISSING", "mooring", metadata);
+    let denied = |message| Status::with_error_details(Code::PermissionDenied, message, details.clone());
+    let (_, text) = report(denied("connectors.create on projects/ml"));
+    assert_eq!(
+        text,
+        "error: connectors.create on projects/ml\n  who can grant it: users/anna, users/bob\n"
+    );
+    let (_, text) = report(denied(
+        "connectors.create on projects/ml: ask users/anna, users/bob",
+    ));
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn remedies_speak_of_flags() {
+    for (remedy, told) in [
+        ("give `connector.secret` too", "give --secret too"),
+        (
+            "give `secret` too, or `mount_name`",
+            "give --secret too, or --mount-name",
+        ),
+        (
+            "it is given together with `new_secret`",
+            "it is given together with --new-secret-secret-access-key-file",
+        ),
+        (
+            "run `mooring login`, or write `*`",
+            "run `mooring login`, or write `*`",
+        ),
+        (
+            "a lone ` stays, as does `realm`",
+            "a lone ` stays, as does `realm`",
+        ),
+        ("a lone ` after `bucket` stays", "a lone ` after `bucket` stays"),
+    ] {
+        assert_eq!(
+            report(Status::invalid_argument(remedy)).1,
+            format!("error: {told}\n")
+        );
+    }
+}
+
+#[test]
 fn a_message_that_repeats_its_details_is_not_shown_twice() {
     let details =
         ErrorDetails::with_bad_request(vec![FieldViolation::new("connector.bucket", "it has dots")]);
@@ -75,7 +123,7 @@ fn a_message_that_repeats_its_details_is_not_shown_twice() {
     ));
     assert_eq!(
         text,
-        "error: the catalog refuses these values\n  --bucket (connector.bucket): it has dots\n"
+        "error: the catalog refuses these values\n  --bucket: it has dots\n"
     );
 
     let problem = "projects/ml/connectors/lake is used by projects/ml/activations/a; deactivate it first";

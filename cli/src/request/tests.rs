@@ -150,6 +150,28 @@ fn lists_are_repeated_or_separated_by_commas() {
 }
 
 #[test]
+fn entries_of_a_pool_are_added_and_removed_with_short_names_and_no_mask() {
+    check(
+        "pools update gpu --add-admitted-projects web,projects/lab --add-project-groups web=web-team \
+         --remove-project-groups ml",
+        json!({
+            "pool": {"name": "pools/gpu"},
+            "add_admitted_projects": ["projects/web", "projects/lab"],
+            "add_project_groups": {"projects/web": "web-team"},
+            "remove_project_groups": ["projects/ml"],
+        }),
+    );
+    check(
+        "pools create gpu --admitted-projects * --project-groups ml=ml-team",
+        json!({
+            "pool_id": "gpu",
+            "pool": {"admitted_projects": ["*"], "project_groups": {"projects/ml": "ml-team"}},
+        }),
+    );
+    refused("pools update gpu", "--add-admitted-projects");
+}
+
+#[test]
 fn secrets_come_from_a_file_and_never_from_a_flag() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("key.txt");

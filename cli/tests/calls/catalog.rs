@@ -219,6 +219,7 @@ impl ActivationService for Service {
             desired_hosts: 2,
             mounted_hosts: i32::try_from(polls.min(2)).unwrap(),
             message,
+            mount_path: "ml/lake".into(),
             ..Default::default()
         }))
     }

@@ -158,17 +158,7 @@ async fn a_failure_is_told_with_the_host_and_the_reason() {
         activation.message,
         "hosts/gpu-1: s3.example.com refuses connections; see that it runs"
     );
-    let body = pb::ListMountsRequest {
-        parent: "hosts/gpu-1".into(),
-        ..Default::default()
-    };
-    let mounts = world
-        .api
-        .list_mounts(request(&operator, body))
-        .await
-        .unwrap()
-        .into_inner()
-        .mounts;
+    let mounts = world.mounts(&operator, "hosts/gpu-1").await;
     assert_eq!(mounts[0].state(), pb::MountState::Failed);
     assert_eq!(mounts[0].conditions[0].reason, "ConnectionRefused");
     assert_eq!(mounts[0].connector, CONNECTOR);
@@ -371,6 +361,7 @@ async fn a_host_that_takes_no_new_mounts_keeps_what_it_has() {
 async fn a_pool_admits_projects_and_maps_their_groups() {
     let world = world().await;
     let operator = world.operator.clone();
+    world.project("other", "research", &operator).await;
     world.pool_for("private", &["projects/other"]).await;
     let dev = world
         .user_with("dev", pb::Role::Developer, "projects/ml", &operator)
@@ -380,25 +371,10 @@ async fn a_pool_admits_projects_and_maps_their_groups() {
     assert_eq!(hidden.code(), Code::FailedPrecondition);
     assert_eq!(hidden.message().replace("private", "absents"), absent.message());
 
-    let names = |caller: crate::policy::Caller| {
-        let world = &world;
-        async move {
-            let pools = world
-                .api
-                .list_pools(request(&caller, pb::ListPoolsRequest::default()))
-                .await
-                .unwrap();
-            pools
-                .into_inner()
-                .pools
-                .into_iter()
-                .map(|pool| pool.name)
-                .collect::<Vec<_>>()
-        }
-    };
-    assert_eq!(names(operator.clone()).await, ["pools/gpu", "pools/private"]);
-    assert_eq!(names(dev.clone()).await, ["pools/gpu"]);
-    assert!(names(world.user("nobody").await).await.is_empty());
+    assert_eq!(world.pools(&operator).await, ["pools/gpu", "pools/private"]);
+    assert_eq!(world.pools(&dev).await, ["pools/gpu"]);
+    let nobody = world.user("nobody").await;
+    assert!(world.pools(&nobody).await.is_empty());
     let get = |name: &str| request(&dev, pb::GetPoolRequest { name: name.into() });
     let hidden = world.api.get_pool(get("pools/private")).await.unwrap_err();
     let absent = world.api.get_pool(get("pools/absents")).await.unwrap_err();
@@ -418,7 +394,7 @@ async fn a_pool_admits_projects_and_maps_their_groups() {
     };
     let body = pb::UpdatePoolRequest {
         pool: Some(pool),
-        update_mask: None,
+        ..Default::default()
     };
     world.api.update_pool(request(&operator, body)).await.unwrap();
     let after = host.assignment(&world).await.assignment;
@@ -450,19 +426,7 @@ async fn what_a_host_holds_beyond_its_orders_is_an_orphan_and_stays() {
         .note_held(&host.identity, &[(stray, 3)])
         .await
         .unwrap();
-    let list = || async {
-        let body = pb::ListMountsRequest {
-            parent: "hosts/gpu-1".into(),
-            ..Default::default()
-        };
-        world
-            .api
-            .list_mounts(request(&operator, body))
-            .await
-            .unwrap()
-            .into_inner()
-            .mounts
-    };
+    let list = || world.mounts(&operator, "hosts/gpu-1");
     assert_eq!(list().await[0].state(), pb::MountState::Orphaned);
     assert!(
         host.orders_since(&world, 0).await.removals.is_empty(),
@@ -502,17 +466,7 @@ async fn mounts_are_shown_to_those_who_may_see_them() {
         .user_with("viewer", pb::Role::Viewer, "projects/ml", &operator)
         .await;
     for parent in ["projects/ml", ACTIVATION, CONNECTOR] {
-        let body = pb::ListMountsRequest {
-            parent: parent.into(),
-            ..Default::default()
-        };
-        let mounts = world
-            .api
-            .list_mounts(request(&viewer, body))
-            .await
-            .unwrap()
-            .into_inner()
-            .mounts;
+        let mounts = world.mounts(&viewer, parent).await;
         assert_eq!(mounts.len(), 1, "{parent}");
         assert_eq!(mounts[0].name, format!("hosts/gpu-1/mounts/{}", assignment.uid));
     }
@@ -576,4 +530,48 @@ async fn a_project_goes_with_its_ended_activations() {
     };
     world.api.delete_secret(request(&operator, body)).await.unwrap();
     delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_over_is_listed_only_if_asked_for_and_is_forgotten_in_the_end() {
+    let world = world().await;
+    let operator = world.operator.clone();
+    let host = world.host("gpu-1", "gpu").await;
+    world.activate(&operator, CONNECTOR, "gpu").await.unwrap();
+    let assignment = host.assignment(&world).await.assignment;
+    host.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+    world.deactivate(&operator, ACTIVATION).await;
+    assert_eq!(
+        world.activations(&operator, "ml", false).await,
+        [ACTIVATION],
+        "the host still has it"
+    );
+    host.report(&world, &[]).await;
+    host.report(&world, &[]).await;
+    assert!(world.activations(&operator, "ml", false).await.is_empty());
+    assert_eq!(world.activations(&operator, "ml", true).await, [ACTIVATION]);
+    assert!(world.mounts(&operator, "projects/ml").await.is_empty());
+
+    for pool in ["b", "c"] {
+        world.pool(pool).await;
+        let name = world.activate(&operator, CONNECTOR, pool).await.unwrap().name;
+        world.clock.advance(Duration::from_secs(1));
+        world.deactivate(&operator, &name).await;
+    }
+    let writing = world.catalog.write().await.unwrap();
+    let name = "projects/ml".parse().unwrap();
+    let project = crate::store::project::get(&writing, &name).await.unwrap();
+    crate::store::activation::delete_ended_beyond(&writing, project.meta.uid, 2)
+        .await
+        .unwrap();
+    writing.commit_unrecorded().await.unwrap();
+    assert_eq!(
+        world.activations(&operator, "ml", true).await,
+        [
+            "projects/ml/activations/reports-b",
+            "projects/ml/activations/reports-c"
+        ],
+        "the oldest goes"
+    );
 }

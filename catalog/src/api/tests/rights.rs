@@ -213,37 +213,15 @@ async fn lists_hold_what_the_caller_may_see_and_no_more() {
     let bob = world
         .user_with("bob", pb::Role::Viewer, "projects/c", &world.operator)
         .await;
-    let names = async |caller: &Caller| {
-        let list = world
-            .api
-            .list_projects(request(caller, pb::ListProjectsRequest::default()))
-            .await
-            .unwrap();
-        list.into_inner()
-            .projects
-            .into_iter()
-            .map(|project| project.name)
-            .collect::<Vec<_>>()
-    };
     assert_eq!(
-        names(&anna).await,
+        world.projects(&anna).await,
         ["projects/a", "projects/b"],
         "a Developer of two does not see its projects"
     );
-    assert_eq!(names(&bob).await, ["projects/c"]);
-    assert_eq!(names(&world.operator).await.len(), 3);
-    let list = world
-        .api
-        .list_communities(request(&anna, pb::ListCommunitiesRequest::default()))
-        .await
-        .unwrap();
-    assert_eq!(list.into_inner().communities.len(), 2);
-    let list = world
-        .api
-        .list_communities(request(&bob, pb::ListCommunitiesRequest::default()))
-        .await
-        .unwrap();
-    assert_eq!(list.into_inner().communities.len(), 0);
+    assert_eq!(world.projects(&bob).await, ["projects/c"]);
+    assert_eq!(world.projects(&world.operator).await.len(), 3);
+    assert_eq!(world.communities(&anna).await.len(), 2);
+    assert!(world.communities(&bob).await.is_empty());
 }
 
 #[tokio::test]
@@ -364,6 +342,81 @@ async fn permissions_can_be_tested_and_explained() {
         Code::PermissionDenied,
         "others are explained to who sees the roles"
     );
+}
+
+#[tokio::test]
+async fn a_denial_names_the_people_who_can_grant_to_whoever_sees_the_roles_there() {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    let operator = world.operator.clone();
+    let viewer = world
+        .user_with("viewer", pb::Role::Viewer, "projects/ml", &operator)
+        .await;
+    world
+        .user_with("anna", pb::Role::Admin, "projects/ml", &operator)
+        .await;
+    let create = |caller: &Caller, project: &str| {
+        let call = request(caller, new_connector("reports", project));
+        world.api.create_connector(call)
+    };
+    let people = |status: &Status| {
+        let info = status.get_error_details().error_info().unwrap().clone();
+        info.metadata.get("can_grant").cloned()
+    };
+    let denied = create(&viewer, "ml").await.unwrap_err();
+    assert_eq!(people(&denied).unwrap(), "users/anna,users/operator");
+    assert!(
+        denied
+            .message()
+            .ends_with("which users/anna, users/operator can grant"),
+        "{}",
+        denied.message()
+    );
+    let stranger = world.user("stranger").await;
+    assert_eq!(people(&create(&stranger, "ml").await.unwrap_err()), None);
+}
+
+#[tokio::test]
+async fn whoever_sees_all_communities_and_projects_is_told_which_does_not_exist() {
+    let world = World::new().await;
+    world.community("research").await;
+    let stranger = world.user("stranger").await;
+    let create = |caller: &Caller| {
+        let body = pb::CreateProjectRequest {
+            project_id: "ml".into(),
+            project: Some(pb::Project {
+                community: "communities/nope".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        world.api.create_project(request(caller, body))
+    };
+    let absent = create(&world.operator).await.unwrap_err();
+    assert_eq!(
+        (absent.code(), absent.message()),
+        (Code::NotFound, "communities/nope does not exist")
+    );
+    assert_eq!(
+        create(&stranger).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    let absent = get_connector(&world, &world.operator, "projects/nope/connectors/x")
+        .await
+        .unwrap_err();
+    assert_eq!(absent.message(), "projects/nope does not exist");
+    let body = pb::ExplainAccessRequest {
+        resource: "projects/nope".into(),
+        permission: "connectors.get".into(),
+        user: String::new(),
+    };
+    let absent = world
+        .api
+        .explain_access(request(&world.operator, body))
+        .await
+        .unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound);
 }
 
 /// An Admin of community A who is Developer of B may publish any connector of A's projects in A and in B; a Viewer of C

@@ -13,9 +13,10 @@ use crate::domain::Error;
 use crate::domain::activation::MountState;
 use crate::domain::names::PublicationName;
 use crate::domain::publication::{PublicationChange, Withdrawal};
+use crate::policy::Caller;
 use crate::testing::fleet::mount;
-use crate::testing::request;
 use crate::testing::sharing::{import_as, missing, publish, shared_world, withdraw};
+use crate::testing::{World, new_connector, request};
 
 #[tokio::test]
 async fn a_withdrawal_blocks_while_imports_are_active_and_names_only_what_the_caller_may_see() {
@@ -105,9 +106,21 @@ async fn a_drain_lets_what_is_active_go_on_for_its_grace_and_survives_a_restart(
         .await
         .unwrap();
     assert_eq!(drained.state(), pb::PublicationState::Withdrawing);
+    let until = drained.withdraw_time.unwrap();
+    assert_eq!(until.seconds, world.clock.now().unix_timestamp() + 60);
+    let told = world.activation(&operator, &name).await;
     assert_eq!(
-        world.activation(&operator, &name).await.state(),
-        pb::ActivationState::Active
+        (told.state(), told.mounted_hosts),
+        (pb::ActivationState::Degraded, 1)
+    );
+    assert_eq!(
+        told.message,
+        "communities/research/publications/reports is being withdrawn, so this is unmounted at 2027-01-15 08:01:00 \
+         UTC; copy what you need before, or ask the publisher to offer it again"
+    );
+    assert_eq!(
+        import_state(&world, &operator).await,
+        pb::PublicationState::Withdrawing
     );
     world.pool("cpu").await;
     assert!(
@@ -135,6 +148,83 @@ async fn a_drain_lets_what_is_active_go_on_for_its_grace_and_survives_a_restart(
         "PublicationWithdrawn"
     );
     assert_eq!(world.catalog.end_drains().await.unwrap(), 0);
+    host.report(&world, &[]).await;
+    host.report(&world, &[]).await;
+    let told = world.activation(&operator, &name).await;
+    assert_eq!(told.state(), pb::ActivationState::Inactive);
+    assert!(
+        told.message
+            .contains("is withdrawn, so this cannot be activated again"),
+        "{}",
+        told.message
+    );
+    assert_eq!(
+        import_state(&world, &operator).await,
+        pb::PublicationState::Withdrawn
+    );
+}
+
+async fn import_state(world: &World, caller: &Caller) -> pb::PublicationState {
+    let body = pb::GetImportRequest {
+        name: "projects/web/imports/reports".into(),
+    };
+    let import = world.api.get_import(request(caller, body)).await.unwrap();
+    import.into_inner().publication_state()
+}
+
+#[tokio::test]
+async fn what_is_offered_again_is_no_wider_than_before_unless_asked_for() {
+    let world = shared_world().await;
+    let operator = world.operator.clone();
+    let mut writable = new_connector("rw", "ml");
+    writable.connector.as_mut().unwrap().mode = pb::Mode::ReadWrite.into();
+    world
+        .api
+        .create_connector(request(&operator, writable))
+        .await
+        .unwrap();
+    let offer = async |max_mode: pb::Mode| {
+        let body = pb::PublishConnectorRequest {
+            connector: "projects/ml/connectors/rw".into(),
+            community: "communities/research".into(),
+            publication: Some(pb::Publication {
+                max_mode: max_mode.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let offered = world.api.publish_connector(request(&operator, body)).await;
+        offered.unwrap().into_inner()
+    };
+    let name = offer(pb::Mode::ReadOnly).await.name;
+    import_as(&world, &operator, "web", &name, "rw").await.unwrap();
+    let host = world.host("h", "gpu").await;
+    world
+        .activate(&operator, "projects/web/imports/rw", "gpu")
+        .await
+        .unwrap();
+    // Taken up again in the middle of a drain: what is mounted stays, and stays narrow.
+    withdraw(&world, &operator, &name, pb::WithdrawalMode::Drain)
+        .await
+        .unwrap();
+    let again = offer(pb::Mode::Unspecified).await;
+    assert_eq!(
+        (again.state(), again.max_mode(), again.withdraw_time),
+        (pb::PublicationState::Published, pb::Mode::ReadOnly, None)
+    );
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(world.catalog.end_drains().await.unwrap(), 0);
+    let mode = host.assignment(&world).await.assignment.spec.mode;
+    assert_eq!(mode, crate::domain::Mode::ReadOnly);
+
+    withdraw(&world, &operator, &name, pb::WithdrawalMode::Force)
+        .await
+        .unwrap();
+    assert_eq!(offer(pb::Mode::Unspecified).await.max_mode(), pb::Mode::ReadOnly);
+    withdraw(&world, &operator, &name, pb::WithdrawalMode::Force)
+        .await
+        .unwrap();
+    assert_eq!(offer(pb::Mode::ReadWrite).await.max_mode(), pb::Mode::ReadWrite);
 }
 
 #[tokio::test]
