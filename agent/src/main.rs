@@ -1,6 +1,6 @@
 //! Program `mooring-agent`: its command line, its log, its signals and its exit codes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mooring_agent::agent::{Agent, Manager};
-use mooring_agent::config::{Config, LogFormat};
+use mooring_agent::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, Machine};
 use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
 use mooring_agent::ledger::Ledger;
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
         .expect("nothing has installed a provider before the first line of main");
     let (Command::Run { config } | Command::Enroll { config, .. } | Command::Status { config }) =
         &arguments.command;
-    let config = match Config::load(config.as_deref()) {
+    let config = match load_config(config.as_deref(), &arguments.command) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("mooring-agent: {error}");
@@ -152,6 +152,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever may use the socket may ask for the status, whether he may read the configuration or not.
+fn load_config(path: Option<&Path>, command: &Command) -> Result<Config, ConfigError> {
+    let hidden = || {
+        matches!(
+            std::fs::File::open(DEFAULT_PATH),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied
+        )
+    };
+    if matches!(command, Command::Status { .. }) && path.is_none() && hidden() {
+        return Config::parse("", &Machine::of_this_process());
+    }
+    Config::load(path)
 }
 
 async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {

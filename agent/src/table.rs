@@ -19,13 +19,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// Nobody listens.
-    #[error("no agent answers at {}; is mooring-agent running, and is this its configuration?", path.display())]
+    #[error("no agent answers at {} ({reason}); is mooring-agent running, and is this its configuration?", path.display())]
     NoAgent {
         /// The socket.
         path: PathBuf,
-        /// The transport's answer.
-        #[source]
-        source: tonic::transport::Error,
+        /// The system's answer.
+        reason: String,
     },
     /// The agent refuses or breaks off.
     #[error("the agent does not answer: {0}")]
@@ -46,7 +45,7 @@ pub async fn status(socket: &Path) -> Result<String, StatusError> {
         .await
         .map_err(|source| StatusError::NoAgent {
             path: socket.to_owned(),
-            source,
+            reason: innermost(&source),
         })?;
     let mut client = LocalServiceClient::new(channel);
     let no_answer = |status: tonic::Status| StatusError::NoAnswer(status.message().to_owned());
@@ -64,17 +63,28 @@ pub async fn status(socket: &Path) -> Result<String, StatusError> {
     Ok(render(&agent, &mounts))
 }
 
+/// The cause at the bottom: what lies above it only repeats it.
+fn innermost(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
 fn render(agent: &pb::Agent, mounts: &[pb::LocalMount]) -> String {
     let mut text = format!(
-        "{}, mooring-agent {}, {} (heard of {}), revision {}, certificate until {}\n",
+        "{}, mooring-agent {}, {}, revision {}, certificate until {}\n",
         agent.host,
         agent.version,
+        // An open stream is proved by its pings; the catalog speaks on it only when something is to be done.
         if agent.connected {
-            "connected"
+            "connected to its catalog".to_owned()
         } else {
-            "not connected"
+            format!(
+                "not connected to its catalog (last heard of: {})",
+                moment(agent.seen_time.as_ref())
+            )
         },
-        moment(agent.seen_time.as_ref()),
         agent.revision,
         moment(agent.certificate_expire_time.as_ref()),
     );

@@ -37,7 +37,7 @@ impl Mounter {
         }
         let wanted = spec.place.path(&self.mount_root);
         if wanted != now_at {
-            mountpoint::check_free(&wanted)?;
+            mountpoint::check_free(&self.mount_root, &spec.place)?;
         }
         Ok(())
     }

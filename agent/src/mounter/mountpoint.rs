@@ -2,14 +2,17 @@
 //! mode 0000 and immutable, or covered by an empty read-only file system, so that not even root, which most
 //! containers are, writes to the local disk by mistake.
 //!
-//! Invariant: nothing is ever deleted but an empty folder.
+//! Invariants: nothing is ever deleted but an empty folder; no link is ever followed, neither on the way to the mount root
+//! nor below it: folders are made and opened from the descriptor of the one above them.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{IFlags, Mode, OFlags};
+use mooring_identity::files;
+use rustix::fs::{CWD, IFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::MountError;
@@ -21,9 +24,9 @@ use crate::observed::mountinfo::{GUARD_SOURCE, MountTable, Top};
 /// it before (`rslave`). May be called again at any time.
 pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
     if !root.is_dir() {
-        std::fs::create_dir_all(root).map_err(|error| MountError::io("create", root, error))?;
-        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))
-            .map_err(|error| MountError::io("set the mode of", root, error))?;
+        // Containers and jobs pass through.
+        files::create_parents(&root.join("mount"))
+            .map_err(|error| MountError::host("HostError", super::native::describe(&error)))?;
     }
     refuse_strangers(root)?;
     let table = table()?;
@@ -52,23 +55,46 @@ pub fn prepare_mount_root(root: &Path) -> Result<(), MountError> {
 
 /// Whoever may write to the mount root could put links and mounts of his own where root works.
 fn refuse_strangers(root: &Path) -> Result<(), MountError> {
-    let found = std::fs::symlink_metadata(root).map_err(|error| MountError::io("look at", root, error))?;
-    if found.is_dir() && found.uid() == 0 && found.mode() & 0o022 == 0 {
+    let found = open_root(root)?
+        .metadata()
+        .map_err(|error| MountError::io("look at", root, error))?;
+    if found.uid() == 0 && found.mode() & 0o022 == 0 {
         return Ok(());
     }
     Err(MountError::host(
         "MountRootUnsafe",
         format!(
-            "{} is a link, or others than root own it or may write to it; let only root write there: chown root {0}; chmod go-w {0}",
+            "others than root own {} or may write to it; let only root write there: chown root {0}; chmod go-w {0}",
             root.display()
         ),
     ))
 }
 
+/// Opens the mount root, on the way to which no link may lie: the kernel shows mounts by their real paths, and whoever
+/// may change a link could have all mounts made elsewhere.
+fn open_root(root: &Path) -> Result<File, MountError> {
+    let opened = rustix::fs::openat2(CWD, root, FOLDER, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    match opened {
+        Ok(root) => Ok(File::from(root)),
+        Err(Errno::LOOP) => Err(MountError::host(
+            "MountRootUnsafe",
+            format!(
+                "{} is a link, or lies behind one; set mount_root to the real folder{}",
+                root.display(),
+                std::fs::canonicalize(root)
+                    .map(|real| format!(": {}", real.display()))
+                    .unwrap_or_default()
+            ),
+        )),
+        Err(errno) => Err(MountError::io("open the folder", root, errno)),
+    }
+}
+
 /// Makes the project's folder, which only its group may enter, and in it the guarded mount point.
 pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
     let gid = admit(root, place, group)?;
-    guard(&place.path(root))?;
+    let project = open_folder(&open_root(root)?, &place.project_folder(root))?;
+    guard(&project, &place.path(root))?;
     Ok(gid)
 }
 
@@ -77,9 +103,7 @@ pub(super) fn prepare(root: &Path, place: &Place, group: Option<&str>) -> Result
 pub(super) fn admit(root: &Path, place: &Place, group: Option<&str>) -> Result<u32, MountError> {
     let gid = gid_of(group)?;
     let path = place.project_folder(root);
-    make_folder(&path)?;
-    // By its descriptor, so that a link in its place leads nowhere.
-    let project = open_folder(&path)?;
+    let project = make_folder(&open_root(root)?, &path)?;
     // The owner first: the mode must never be wider than for the group it is meant for.
     std::os::unix::fs::fchown(&project, Some(0), Some(gid))
         .map_err(|error| MountError::io("set the owner of", &path, error))?;
@@ -110,11 +134,13 @@ pub(super) fn gid_of(group: Option<&str>) -> Result<u32, MountError> {
 }
 
 /// Whether a mount could be made at `point`; changes nothing.
-pub(super) fn check_free(point: &Path) -> Result<(), MountError> {
+pub(super) fn check_free(root: &Path, place: &Place) -> Result<(), MountError> {
+    let point = &place.path(root);
     if is_guarded(point)? || !point.exists() {
         return Ok(());
     }
-    let folder = open_folder(point)?;
+    let project = open_folder(&open_root(root)?, &place.project_folder(root))?;
+    let folder = open_folder(&project, point)?;
     if is_immutable(&folder) {
         return Ok(());
     }
@@ -122,12 +148,11 @@ pub(super) fn check_free(point: &Path) -> Result<(), MountError> {
 }
 
 /// Makes a mount point that nobody can write to.
-fn guard(point: &Path) -> Result<(), MountError> {
-    make_folder(point)?;
+fn guard(project: &File, point: &Path) -> Result<(), MountError> {
     if is_guarded(point)? {
         return Ok(());
     }
-    let folder = open_folder(point)?;
+    let folder = make_folder(project, point)?;
     if is_immutable(&folder) {
         return Ok(());
     }
@@ -197,17 +222,15 @@ pub(super) fn release(root: &Path, point: &Path) -> Result<(), MountError> {
     if table()?.top(point) != Top::Nothing {
         return Ok(());
     }
-    match open_folder(point) {
-        Ok(folder) => {
-            if let Ok(flags) = rustix::fs::ioctl_getflags(&folder)
-                && flags.contains(IFlags::IMMUTABLE)
-            {
-                rustix::fs::ioctl_setflags(&folder, flags - IFlags::IMMUTABLE)
-                    .map_err(|errno| MountError::io("unlock", point, errno))?;
-            }
-        }
-        Err(_) if !point.exists() => {}
-        Err(error) => return Err(error),
+    if !point.exists() {
+        return remove_empty(project);
+    }
+    let folder = open_folder(&open_folder(&open_root(root)?, project)?, point)?;
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&folder)
+        && flags.contains(IFlags::IMMUTABLE)
+    {
+        rustix::fs::ioctl_setflags(&folder, flags - IFlags::IMMUTABLE)
+            .map_err(|errno| MountError::io("unlock", point, errno))?;
     }
     remove_empty(point)?;
     remove_empty(project)
@@ -228,21 +251,32 @@ fn remove_empty(folder: &Path) -> Result<(), MountError> {
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), MountError> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(MountError::io("create", path, error)),
+/// Makes the last part of `path` in the folder `above`, unless it is there, and opens it.
+fn make_folder(above: &File, path: &Path) -> Result<File, MountError> {
+    match rustix::fs::mkdirat(above, last_part(path), Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => open_folder(above, path),
+        Err(errno) => Err(MountError::io("create", path, errno)),
     }
 }
 
-/// A link in the place of a folder is refused: it could lead anywhere.
-fn open_folder(path: &Path) -> Result<File, MountError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
+/// Opens the last part of `path` in the folder `above`. A link in its place is refused: it could lead anywhere.
+fn open_folder(above: &File, path: &Path) -> Result<File, MountError> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(above, last_part(path), FOLDER, Mode::empty(), resolve)
         .map(File::from)
         .map_err(|errno| MountError::io("open the folder", path, errno))
 }
+
+/// Places are made of two names, so there always is a last one.
+fn last_part(path: &Path) -> &Path {
+    path.file_name().map_or(path, Path::new)
+}
+
+/// How folders are opened.
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 fn is_immutable(folder: &File) -> bool {
     rustix::fs::ioctl_getflags(folder).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE))
@@ -259,4 +293,31 @@ fn in_namespace_of_init() -> bool {
             .ok()
     };
     namespace("self") == namespace("1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_on_the_way_to_the_mount_root_is_refused_with_the_real_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(dir.path()).unwrap().join("real");
+        std::fs::create_dir_all(real.join("mnt")).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+        assert!(open_root(&real.join("mnt")).is_ok());
+        let error = open_root(&dir.path().join("link/mnt")).unwrap_err().to_string();
+        assert!(error.contains(&real.join("mnt").display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_folder_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        let (elsewhere, path) = (tempfile::tempdir().unwrap(), root.join("ml"));
+        std::os::unix::fs::symlink(elsewhere.path(), &path).unwrap();
+        let above = open_root(&root).unwrap();
+        assert!(make_folder(&above, &path).is_err());
+        assert!(make_folder(&above, &root.join("bio")).is_ok());
+    }
 }

@@ -89,6 +89,28 @@ pub fn read_public(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
+/// Makes the directories above `path` that are missing, for everybody to pass through (0755), whatever the umask says:
+/// a program that keeps its own files private would otherwise shut others out of what lies beside them.
+pub fn create_parents(path: &Path) -> Result<(), Error> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if parent.is_dir() {
+        return Ok(());
+    }
+    create_parents(parent)?;
+    let failed = |source| Error::File {
+        action: "create the directory",
+        path: parent.to_owned(),
+        source,
+    };
+    match fs::create_dir(parent) {
+        Ok(()) => fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && parent.is_dir() => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Makes a directory and its parents, the last one readable by its owner only. An existing one is left as it is.
 pub fn create_private_directory(path: &Path) -> Result<(), Error> {
     let failed = |source| Error::File {
@@ -99,9 +121,7 @@ pub fn create_private_directory(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
+    create_parents(path)?;
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         outcome => outcome.map_err(failed),
@@ -167,6 +187,18 @@ mod tests {
         write_atomic(&path, b"one", PUBLIC).unwrap();
         let error = read_private(&path).err().unwrap().to_string();
         assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_private_directory_shuts_nobody_out_of_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        create_private_directory(&path).unwrap();
+        create_private_directory(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&dir.path().join("a/b")), 0o755);
+        assert_eq!(mode(&dir.path().join("a")), 0o755);
     }
 
     #[test]
