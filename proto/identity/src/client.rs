@@ -4,6 +4,7 @@
 mod pinned;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,12 +56,20 @@ impl ClientTls {
 
     /// A channel that connects at its first request and again whenever it must.
     pub fn channel(self: &Arc<Self>, endpoint: &str) -> Result<Channel, DialError> {
-        let target = Target::parse(endpoint)?;
+        Ok(self.channel_to(Target::parse(endpoint)?))
+    }
+
+    /// The same from one address of this machine, of which it has several: as a program has that plays many machines.
+    pub fn channel_from(self: &Arc<Self>, source: IpAddr, endpoint: &str) -> Result<Channel, DialError> {
+        Ok(self.channel_to(Target::parse(endpoint)?.dialled_from(source)))
+    }
+
+    fn channel_to(self: &Arc<Self>, target: Target) -> Channel {
         let connector = Connector {
             target: target.clone(),
             tls: Arc::clone(self),
         };
-        Ok(target.endpoint().connect_with_connector_lazy(connector))
+        target.endpoint().connect_with_connector_lazy(connector)
     }
 }
 
@@ -74,7 +83,19 @@ pub struct PinnedChannel {
 
 /// Connects to a catalog by the pin of its CA key, without a client certificate: for enrolment and login.
 pub async fn connect_pinned(endpoint: &str, pin: KeyPin) -> Result<PinnedChannel, DialError> {
-    let target = Target::parse(endpoint)?;
+    pinned_to(Target::parse(endpoint)?, pin).await
+}
+
+/// The same from one address of this machine, as [`ClientTls::channel_from`].
+pub async fn connect_pinned_from(
+    source: IpAddr,
+    endpoint: &str,
+    pin: KeyPin,
+) -> Result<PinnedChannel, DialError> {
+    pinned_to(Target::parse(endpoint)?.dialled_from(source), pin).await
+}
+
+async fn pinned_to(target: Target, pin: KeyPin) -> Result<PinnedChannel, DialError> {
     let verifier = Arc::new(PinnedVerifier::new(pin, provider()));
     let config = base()
         .dangerous() // The name is rustls's: the verifier below is stricter than the usual one, not laxer.

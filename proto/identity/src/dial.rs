@@ -1,12 +1,13 @@
 //! Dialling: from an endpoint's text to a TLS connection, and what a person is told when there is none.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Endpoint, Uri};
@@ -108,6 +109,7 @@ pub(crate) struct Target {
     name: ServerName<'static>,
     origin: Uri,
     plain: Uri,
+    source: Option<IpAddr>,
 }
 
 impl Target {
@@ -142,7 +144,16 @@ impl Target {
             name,
             origin,
             plain,
+            source: None,
         })
+    }
+
+    /// The same, dialled from this address of the machine instead of the one that the system chooses.
+    pub(crate) fn dialled_from(self, source: IpAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
     }
 
     /// Host and port, for texts.
@@ -181,7 +192,10 @@ impl Target {
                 source: Arc::new(source),
             })?
             .collect();
-        let connected = TcpStream::connect(addresses.as_slice()).await;
+        let connected = match self.source {
+            None => TcpStream::connect(addresses.as_slice()).await,
+            Some(source) => connect_from(source, &addresses).await,
+        };
         let stream = connected.map_err(|source| DialError::Connect {
             authority: self.authority(),
             source: Arc::new(source),
@@ -193,6 +207,20 @@ impl Target {
             .await
             .map_err(|error| tls_error(self.authority(), error))
     }
+}
+
+/// Connects to the first address of the source's family: there is no route from one family to the other.
+async fn connect_from(source: IpAddr, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let fitting = addresses
+        .iter()
+        .find(|address| address.is_ipv4() == source.is_ipv4());
+    let address = fitting.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = match source {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(*address).await
 }
 
 fn tls_error(authority: String, error: io::Error) -> DialError {

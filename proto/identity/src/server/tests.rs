@@ -313,6 +313,13 @@ async fn newcomers_have_so_many_places_and_keep_no_host_out() {
     check(&first).await.unwrap();
     check(&second).await.unwrap();
     check(&newcomer()).await.expect_err("all places are taken");
+    let elsewhere = ClientTls::without_certificate(ca.ca_pem()).unwrap();
+    let elsewhere = elsewhere
+        .channel_from([127, 0, 0, 2].into(), &world.endpoint)
+        .unwrap();
+    check(&elsewhere)
+        .await
+        .expect("another machine has places of its own");
     let credentials = ca.credentials(host(1), HOUR, now());
     for _ in 0..4 {
         let tls = ClientTls::new(&credentials).unwrap();
