@@ -11,6 +11,7 @@
 //!
 //! This crate knows neither FUSE nor S3, does no async and keeps no state.
 
+pub mod address;
 mod messages;
 mod secret;
 mod transport;
