@@ -74,6 +74,14 @@ impl Config {
         })
     }
 
+    /// The same for a file that nobody has named: one that is not there means every default.
+    pub fn load_if_any(path: &Path) -> Result<Self, Mistakes> {
+        match path.try_exists() {
+            Ok(false) => Self::parse(""),
+            Ok(true) | Err(_) => Self::load(path),
+        }
+    }
+
     /// Checks a text.
     pub fn parse(text: &str) -> Result<Self, Mistakes> {
         let table: toml::Table = text
@@ -305,6 +313,17 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:7443");
         assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
         assert!(!config.endpoint_rules.allow_http);
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there_and_the_usual_one_need_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.toml");
+        let Mistakes(mistakes) = Config::load(&path).unwrap_err();
+        assert!(mistakes[0].contains("--config"), "{mistakes:?}");
+        assert_eq!(Config::load_if_any(&path), Config::parse(""));
+        std::fs::write(&path, "colour = 1").unwrap();
+        assert!(Config::load_if_any(&path).is_err(), "one that is there counts");
     }
 
     #[test]

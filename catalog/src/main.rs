@@ -1,7 +1,7 @@
 //! The program `mooring-catalog`: arguments, logging, signals, exit codes. What it does is in the library.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -41,9 +41,9 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Common {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
-    config: PathBuf,
+    /// The configuration file. Without this, /etc/mooring/catalog.toml, or every key's default if that does not exist.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 const CONFIGURATION: &str = "\
@@ -77,7 +77,11 @@ fn main() -> ExitCode {
         }
     };
     let (Command::Serve(common) | Command::RaiseEpoch(common) | Command::OperatorToken(common)) = &command;
-    let config = match Config::load(&common.config) {
+    let loaded = match &common.config {
+        Some(path) => Config::load(path),
+        None => Config::load_if_any(Path::new(config::DEFAULT_PATH)),
+    };
+    let config = match loaded {
         Ok(config) => config,
         Err(mistakes) => {
             eprintln!("mooring-catalog: the configuration is not valid:\n{mistakes}");

@@ -1,6 +1,8 @@
 //! The tree of commands: one for every rpc of `mooring.v1`, made at run time from the descriptors, and the few that
 //! the program has of its own. No rpc is mapped by hand.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 
@@ -50,19 +52,63 @@ pub(crate) struct AnswerSecret {
 
 /// All commands that come from rpcs, in the order of their words.
 pub(crate) fn commands(descriptors: &Descriptors) -> Vec<Command> {
+    commands_where(descriptors, |_| true)
+}
+
+/// The commands that a line needs to be understood: those of its noun, if that can be told before the tree is made, else
+/// all. Most of the time before a call would go into commands that nobody has typed.
+pub(crate) fn commands_for(descriptors: &Descriptors, line: &[OsString]) -> Vec<Command> {
+    match typed_noun(line) {
+        Some("login" | "profiles") => Vec::new(),
+        Some(noun) => {
+            let same = commands_where(descriptors, |other| other == noun);
+            // What is no noun is told so beside all that are.
+            if same.is_empty() {
+                commands(descriptors)
+            } else {
+                same
+            }
+        }
+        None => commands(descriptors),
+    }
+}
+
+fn commands_where(descriptors: &Descriptors, wanted: impl Fn(&str) -> bool) -> Vec<Command> {
     let methods = descriptors
         .services()
         .flat_map(|service| service.methods().collect::<Vec<_>>());
     let mut commands: Vec<Command> = methods
-        .filter_map(|method| command(descriptors, method))
+        .filter_map(|method| command(descriptors, method, &wanted))
         .collect();
     commands.sort_by(|a, b| (&a.noun, &a.verb).cmp(&(&b.noun, &b.verb)));
     commands
 }
 
-fn command(descriptors: &Descriptors, method: MethodDescriptor) -> Option<Command> {
+/// The first word that is no option. `None` when an option before it is unknown here, or asks for the whole help.
+fn typed_noun(line: &[OsString]) -> Option<&str> {
+    let mut words = line.iter().skip(1).map(|word| word.to_str());
+    loop {
+        match words.next()?? {
+            "--profile" | "--output" | "-o" | "--timeout" => {
+                words.next();
+            }
+            word if word.starts_with("--") && word.contains('=') => {}
+            word if word.starts_with('-') => return None,
+            word => return Some(word),
+        }
+    }
+}
+
+fn command(
+    descriptors: &Descriptors,
+    method: MethodDescriptor,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<Command> {
     let option = descriptors.command_of(&method).filter(|option| !option.bespoke)?;
     let (noun, verb) = option.words.split_once(' ')?;
+    if !wanted(noun) {
+        return None;
+    }
     let answer = method.output();
     let pages = answer.get_field_by_name("next_page_token").is_some();
     let answer_secrets = answer.fields().filter_map(|field| {
@@ -226,7 +272,7 @@ pub(crate) fn tree(descriptors: &Descriptors, commands: &[Command]) -> clap::Com
         let (same, after) = rest.split_at(count);
         tree = tree.subcommand(
             clap::Command::new(first.noun.clone())
-                .about(noun_help(descriptors, commands, same))
+                .about(noun_help(descriptors, same))
                 .subcommand_required(true)
                 .arg_required_else_help(true)
                 .disable_help_subcommand(true)
@@ -238,12 +284,13 @@ pub(crate) fn tree(descriptors: &Descriptors, commands: &[Command]) -> clap::Com
 }
 
 /// A noun is explained by its service, or by its message where a service has several nouns.
-fn noun_help(descriptors: &Descriptors, all: &[Command], same: &[Command]) -> String {
+fn noun_help(descriptors: &Descriptors, same: &[Command]) -> String {
     let service = same[0].method.parent_service();
-    let alone = all
-        .iter()
-        .filter(|command| command.method.parent_service() == service)
-        .all(|command| command.noun == same[0].noun);
+    let alone = service
+        .methods()
+        .filter_map(|method| descriptors.command_of(&method))
+        .filter(|option| !option.bespoke)
+        .all(|option| option.words.split(' ').next() == Some(&same[0].noun));
     let comment = if alone {
         descriptors.service_comment(service).to_owned()
     } else {
@@ -345,6 +392,17 @@ pub(crate) fn typed(matches: &ArgMatches) -> (String, String, ArgMatches) {
         .subcommand()
         .map_or(("", inner), |(verb, inner)| (verb, inner));
     (noun.to_owned(), verb.to_owned(), inner.clone())
+}
+
+/// What could have been typed in the place of a word that is none: the verbs of its noun, or the nouns.
+pub(crate) fn known_words(tree: &clap::Command, line: &[OsString]) -> String {
+    let noun = typed_noun(line).and_then(|noun| tree.find_subcommand(noun));
+    let (what, among) = match noun {
+        Some(noun) => (format!("`mooring {}` knows", noun.get_name()), noun),
+        None => ("`mooring` knows".to_owned(), tree),
+    };
+    let words: Vec<&str> = among.get_subcommands().map(clap::Command::get_name).collect();
+    format!("{what}: {}", words.join(", "))
 }
 
 const AFTER_HELP: &str = "\

@@ -1,11 +1,12 @@
 //! What the protos say: the descriptor pool, the comments beside every element, and the options of
 //! `mooring.cli.v1`. Reads only; the meaning for the command line is made of it in `commands` and `arguments`.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use prost_reflect::{
     DescriptorPool, DynamicMessage, EnumValueDescriptor, ExtensionDescriptor, FieldDescriptor,
-    MessageDescriptor, MethodDescriptor, ServiceDescriptor, Value,
+    FileDescriptor, MessageDescriptor, MethodDescriptor, ServiceDescriptor, Value,
 };
 
 /// The package whose every rpc is a command.
@@ -14,7 +15,8 @@ const PACKAGE: &str = "mooring.v1";
 /// All descriptors with their comments and options.
 pub(crate) struct Descriptors {
     pool: DescriptorPool,
-    comments: HashMap<String, HashMap<Vec<i32>, String>>,
+    /// By file, each read when the first of its comments is asked for: a call needs those of few files.
+    comments: HashMap<String, OnceCell<HashMap<Vec<i32>, String>>>,
     command: ExtensionDescriptor,
     argument: ExtensionDescriptor,
     table: ExtensionDescriptor,
@@ -38,6 +40,7 @@ pub(crate) struct WaitOptions {
     pub(crate) done: Vec<String>,
     pub(crate) failed: Vec<String>,
     pub(crate) sentence: String,
+    pub(crate) result: String,
 }
 
 /// `mooring.cli.v1.FieldArgument`.
@@ -65,12 +68,7 @@ impl Descriptors {
         let comments = pool
             .files()
             .filter(|file| file.package_name().starts_with("mooring."))
-            .map(|file| {
-                (
-                    file.name().to_owned(),
-                    comments(file.file_descriptor_proto().source_code_info.as_ref()),
-                )
-            })
+            .map(|file| (file.name().to_owned(), OnceCell::new()))
             .collect();
         Self {
             command: extension("mooring.cli.v1.command"),
@@ -114,6 +112,7 @@ impl Descriptors {
                 done: texts(&wait, "done"),
                 failed: texts(&wait, "failed"),
                 sentence: text(&wait, "sentence"),
+                result: text(&wait, "result"),
             }),
             examples: texts(option, "examples"),
             bespoke: flag(option, "bespoke"),
@@ -154,33 +153,36 @@ impl Descriptors {
 
     /// The comment of an rpc.
     pub(crate) fn method_comment(&self, method: &MethodDescriptor) -> &str {
-        self.comment(method.parent_file().name(), method.path())
+        self.comment(&method.parent_file(), method.path())
     }
 
     /// The comment of a service.
     pub(crate) fn service_comment(&self, service: &ServiceDescriptor) -> &str {
-        self.comment(service.parent_file().name(), service.path())
+        self.comment(&service.parent_file(), service.path())
     }
 
     /// The comment of a message.
     pub(crate) fn message_comment(&self, message: &MessageDescriptor) -> &str {
-        self.comment(message.parent_file().name(), message.path())
+        self.comment(&message.parent_file(), message.path())
     }
 
     /// The comment of a field.
     pub(crate) fn field_comment(&self, field: &FieldDescriptor) -> &str {
-        self.comment(field.parent_file().name(), field.path())
+        self.comment(&field.parent_file(), field.path())
     }
 
     /// The comment of an enum's value.
     pub(crate) fn value_comment(&self, value: &EnumValueDescriptor) -> &str {
-        self.comment(value.parent_file().name(), value.path())
+        self.comment(&value.parent_file(), value.path())
     }
 
-    fn comment(&self, file: &str, path: &[i32]) -> &str {
+    fn comment(&self, file: &FileDescriptor, path: &[i32]) -> &str {
         self.comments
-            .get(file)
-            .and_then(|comments| comments.get(path))
+            .get(file.name())
+            .and_then(|read| {
+                read.get_or_init(|| comments(file.file_descriptor_proto().source_code_info.as_ref()))
+                    .get(path)
+            })
             .map_or("", String::as_str)
     }
 }

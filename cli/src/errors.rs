@@ -301,9 +301,9 @@ fn remedy(code: Code, status: &Status) -> Option<&'static str> {
         }
         Code::Unimplemented => Some("the catalog is older than this program; upgrade it first"),
         Code::Aborted => Some("somebody else was faster: read it again, then repeat your change"),
-        Code::Unavailable if DialError::find(status).is_some() => {
-            Some("the endpoint comes from your profile: see `mooring profiles show`")
-        }
+        Code::Unavailable if DialError::find(status).is_some() => Some(
+            "the endpoint comes from your profile, see `mooring profiles show`; a login has it from the join file",
+        ),
         _ => None,
     }
 }

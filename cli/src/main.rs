@@ -19,6 +19,7 @@ mod secrets;
 mod values;
 mod wait;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,12 +42,16 @@ fn main() -> ExitCode {
         .install_default()
         .expect("nothing else has installed a provider");
     let descriptors = Descriptors::load();
-    let commands = commands::commands(&descriptors);
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let commands = commands::commands_for(&descriptors, &line);
     let mut tree = commands::tree(&descriptors, &commands);
-    let matches = match tree.try_get_matches_from_mut(std::env::args_os()) {
+    let matches = match tree.try_get_matches_from_mut(&line) {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();
+            if error.kind() == ErrorKind::InvalidSubcommand {
+                note(&commands::known_words(&tree, &line));
+            }
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 _ => ExitCode::from(USAGE),

@@ -49,7 +49,10 @@ pub(crate) async fn until_done(
         let told = sentence(&seen, options);
         if options.done.contains(&value) {
             progress.end();
-            let told = format!("{told} (after {:.1} s)", begun.elapsed().as_secs_f32());
+            let mut told = format!("{told} (after {:.1} s)", begun.elapsed().as_secs_f32());
+            if !options.result.is_empty() {
+                told = format!("{told}; {}", filled(&options.result, &seen));
+            }
             return Ok((seen, told));
         }
         if options.failed.contains(&value) {
@@ -107,10 +110,22 @@ fn filled(sentence: &str, message: &DynamicMessage) -> String {
     while let Some((before, after)) = rest.split_once('{') {
         let (field, after) = after.split_once('}').unwrap_or((after, ""));
         text.push_str(before);
-        text.push_str(&cell_at(message, field));
+        match field.split_once(':') {
+            Some((field, noun)) => text.push_str(&counted(&cell_at(message, field), noun)),
+            None => text.push_str(&cell_at(message, field)),
+        }
         rest = after;
     }
     text + rest
+}
+
+/// `no host`, `1 host`, `2 hosts`.
+fn counted(number: &str, noun: &str) -> String {
+    match number {
+        "0" => format!("no {noun}"),
+        "1" => format!("1 {noun}"),
+        more => format!("{more} {noun}s"),
+    }
 }
 
 /// A spinner on a terminal, a line for each change elsewhere.

@@ -155,9 +155,11 @@ fn waiting_ends_with_the_state_that_the_proto_names() {
     let (code, out, err) = create("gpu", &[]);
     assert_eq!(code, 0, "{err}");
     assert!(
-        out.contains(
-            "projects/ml/activations/gpu is ACTIVE: mounted on 2 of 2 hosts, in the folder ml/lake below"
-        ),
+        out.starts_with("projects/ml/activations/gpu is ACTIVE: mounted on 2 of 2 hosts (after "),
+        "{out}"
+    );
+    assert!(
+        out.ends_with("; the folder is ml/lake below the mount root\n"),
         "{out}"
     );
     assert!(
@@ -210,6 +212,12 @@ fn refusals_have_exit_codes_and_name_flags() {
     assert_eq!(world.told(&["users", "create", "--no-such-flag"]).0, 64);
     assert_eq!(world.told(&["users", "update", "anna"]).0, 64);
     assert_eq!(world.told(&["no-such-noun"]).0, 64);
+    let (code, _, err) = world.told(&["users", "grant"]);
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("`mooring users` knows: create, delete, disable"),
+        "{err}"
+    );
     let (_, err) = world.succeeds(&["users", "delete", "anna"]);
     assert_eq!(err, "users delete: done\n");
     world.succeeds(&["users", "update", "anna", "--display-name", "Anna"]);

@@ -76,6 +76,15 @@ impl Bindings {
     }
 }
 
+/// Which call gives and takes roles, and so what its record and its fields are called.
+#[derive(Clone, Copy)]
+enum Replacing {
+    /// All of a scope anew.
+    All,
+    /// Some to give and some to take.
+    Some,
+}
+
 /// Why somebody has or lacks a permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -116,7 +125,7 @@ impl Catalog {
                 resource: format!("the access of {scope}"),
             });
         }
-        self.replace(writing, &actor, "SetAccessBindings", &scope, uid, before, wanted)
+        self.replace(writing, &actor, Replacing::All, &scope, uid, before, wanted)
             .await
     }
 
@@ -133,16 +142,8 @@ impl Catalog {
         let before = Bindings::new(uid, store::access::bindings(&writing, uid).await?);
         let mut wanted: BTreeSet<Binding> = before.bindings.difference(remove).cloned().collect();
         wanted.extend(add.iter().cloned());
-        self.replace(
-            writing,
-            &actor,
-            "UpdateAccessBindings",
-            &scope,
-            uid,
-            before,
-            wanted,
-        )
-        .await
+        self.replace(writing, &actor, Replacing::Some, &scope, uid, before, wanted)
+            .await
     }
 
     /// Which of the permissions the caller has. Says nothing of what does not exist: it is the same as having none.
@@ -237,7 +238,7 @@ impl Catalog {
         &self,
         writing: Writing,
         actor: &Actor,
-        method: &'static str,
+        how: Replacing,
         scope: &Scope,
         scope_uid: Uuid,
         before: Bindings,
@@ -248,10 +249,14 @@ impl Catalog {
         }
         let added: Vec<&Binding> = wanted.difference(&before.bindings).collect();
         let removed: Vec<&Binding> = before.bindings.difference(&wanted).collect();
+        let (method, field) = match how {
+            Replacing::All => ("SetAccessBindings", "access_bindings"),
+            Replacing::Some => ("UpdateAccessBindings", "add"),
+        };
         let mut violations = Violations::default();
         if wanted.len() > BINDINGS_MAX {
             violations.add(
-                "access_bindings",
+                field,
                 format!("there would be {}; at most {BINDINGS_MAX} are kept", wanted.len()),
             );
         }
@@ -260,7 +265,7 @@ impl Catalog {
             match store::user::find(&writing, &binding.member.0).await? {
                 Some(user) => users.push(user.meta.uid),
                 None => violations.add(
-                    "access_bindings",
+                    field,
                     format!(
                         "{} does not exist; an operator creates it: mooring users create {}",
                         binding.member.0,

@@ -228,7 +228,7 @@ impl Catalog {
         if impact == Impact::Remount && !restart_mounts {
             let live = store::connector_use::live_activations(&writing, connector.meta.uid).await?;
             if !live.is_empty() {
-                let remedy = "this change restarts its mounts, on which open files fail: repeat it with restart_mounts";
+                let remedy = "this change restarts its mounts, on which open files fail: repeat it with `restart_mounts`";
                 return Err(Error::Precondition {
                     reason: "MountsMustRestart",
                     subject: name.to_string(),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{Answer, Catalog, Once, field_list};
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::names::{PoolName, ProjectName, Scope};
-use crate::domain::pool::{Admission, NewPool, Pool, PoolChange};
-use crate::domain::{Error, Id, Meta, Page, Paged};
+use crate::domain::pool::{Admission, AdmissionChange, GroupsChange, NewPool, Pool, PoolChange};
+use crate::domain::{Error, Id, Meta, Page, Paged, Violations};
 use crate::policy::rules::Permission;
 use crate::policy::{self, Action, Actor, Permit};
 use crate::store::{self, Snapshot};
@@ -47,6 +47,11 @@ pool_action!(
     /// Delete a pool.
     DeletePool(PoolName), "DeletePool", vec![Scope::Realm]
 );
+
+/// The fields that name a pool's projects: where they replace what there was.
+const REPLACED: [&str; 2] = ["pool.admitted_projects", "pool.project_groups"];
+/// And where they add to it.
+const ADJUSTED: [&str; 2] = ["add_admitted_projects", "add_project_groups"];
 
 /// A pool as the caller may see it.
 #[derive(Clone, Debug)]
@@ -91,7 +96,7 @@ impl Catalog {
             admission,
             groups,
         };
-        check_projects(&writing, pool.named_projects()).await?;
+        check_projects(&writing, &pool, None, REPLACED).await?;
         store::pool::insert(&writing, &pool).await?;
         let view = PoolView { pool, host_count: 0 };
         once.keep(&writing, &actor, &view).await?;
@@ -181,6 +186,16 @@ impl Catalog {
         pool.meta.check_etag(&etag, &name)?;
         pool.meta.change(texts, writing.now());
         let before = pool.clone();
+        let given_by = [
+            match &admission {
+                Some(AdmissionChange::Adjust { .. }) => ADJUSTED[0],
+                Some(AdmissionChange::Replace(_)) | None => REPLACED[0],
+            },
+            match &groups {
+                Some(GroupsChange::Adjust { .. }) => ADJUSTED[1],
+                Some(GroupsChange::Replace(_)) | None => REPLACED[1],
+            },
+        ];
         if let Some(admission) = admission {
             pool.change_admission(admission)?;
         }
@@ -188,10 +203,7 @@ impl Catalog {
         if let Some(groups) = groups {
             pool.change_groups(groups);
         }
-        // What the pool spoke of before may be gone by now, and is no fault of this call.
-        let named_before = before.named_projects();
-        let named = pool.named_projects();
-        check_projects(&writing, named.difference(&named_before).copied().collect()).await?;
+        check_projects(&writing, &pool, Some(&before), given_by).await?;
         store::pool::update(&writing, &pool).await?;
         if regrouped {
             let live = store::activation::live_of_pool(&writing, pool.meta.uid).await?;
@@ -251,21 +263,30 @@ impl Catalog {
 }
 
 /// Refuses projects that do not exist: a typo would admit nobody, and say so to nobody. Operators, who alone change
-/// pools, may know which projects there are.
-async fn check_projects(snapshot: &Snapshot, named: BTreeSet<&ProjectName>) -> Result<(), Error> {
+/// pools, may know which projects there are. The fields are those of admission and of groups.
+async fn check_projects(
+    snapshot: &Snapshot,
+    pool: &Pool,
+    before: Option<&Pool>,
+    [admission, groups]: [&str; 2],
+) -> Result<(), Error> {
+    // What the pool spoke of before may be gone by now, and is no fault of this call.
+    let before = before.map(Pool::named_projects).unwrap_or_default();
+    let named: BTreeSet<_> = pool.named_projects().difference(&before).copied().collect();
     let known = store::project::existing(snapshot, named.iter().copied()).await?;
-    let mut unknown = named.into_iter().filter(|name| !known.contains(name));
-    let Some(first) = unknown.next() else {
-        return Ok(());
-    };
-    let more = match unknown.count() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    Err(Error::invalid(
-        "pool",
-        format!("{first}{more} does not exist; see them with `mooring projects list`"),
-    ))
+    let mut violations = Violations::default();
+    for unknown in named.into_iter().filter(|name| !known.contains(name)) {
+        let field = if pool.groups.contains_key(unknown) {
+            groups
+        } else {
+            admission
+        };
+        violations.add(
+            field,
+            format!("{unknown} does not exist; see which do with `mooring projects list`"),
+        );
+    }
+    violations.finish()
 }
 
 /// What of pools a caller may see.

@@ -91,8 +91,12 @@ fn what_the_options_name_exists() {
                     command.words()
                 );
             }
-            let places = wait.sentence.split('{').skip(1);
-            for name in places.filter_map(|part| part.split('}').next()) {
+            let places = wait
+                .sentence
+                .split('{')
+                .skip(1)
+                .chain(wait.result.split('{').skip(1));
+            for name in places.filter_map(|part| part.split([':', '}']).next()) {
                 assert!(
                     method.output().get_field_by_name(name).is_some(),
                     "{}: {name}",
@@ -173,6 +177,56 @@ fn no_flag_takes_a_secret() {
                 argument.shown()
             );
         }
+    }
+}
+
+#[test]
+fn a_line_needs_the_commands_of_its_noun_only() {
+    let descriptors = Descriptors::load();
+    let nouns = |line: &str| {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let commands = commands_for(&descriptors, &words);
+        let nouns: std::collections::BTreeSet<String> =
+            commands.into_iter().map(|command| command.noun).collect();
+        nouns.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(nouns("mooring pools list"), "pools");
+    assert_eq!(
+        nouns("mooring -o json --timeout=3s --profile x pools --help"),
+        "pools"
+    );
+    assert_eq!(nouns("mooring login --join-file x"), "");
+    let all = nouns("mooring");
+    assert!(all.starts_with("access activations"), "{all}");
+    for line in [
+        "mooring --help",
+        "mooring --help pools",
+        "mooring pool list",
+        "mooring completion bash",
+        "mooring --unknown pools",
+    ] {
+        assert_eq!(nouns(line), all, "{line}");
+    }
+}
+
+#[test]
+fn a_part_of_the_tree_understands_what_the_whole_does() {
+    let descriptors = Descriptors::load();
+    let all = commands(&descriptors);
+    for command in &all {
+        let words: Vec<OsString> = ["mooring", &command.noun, &command.verb, "--help"]
+            .map(OsString::from)
+            .to_vec();
+        let help = |commands: &[Command]| {
+            let asked = tree(&descriptors, commands).try_get_matches_from(&words);
+            asked.unwrap_err().to_string()
+        };
+        assert_eq!(
+            help(&commands_for(&descriptors, &words)),
+            help(&all),
+            "{}",
+            command.words()
+        );
     }
 }
 

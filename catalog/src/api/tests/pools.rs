@@ -78,22 +78,32 @@ async fn a_project_that_does_not_exist_is_refused_and_what_was_deleted_since_is_
         refused.message().contains("projects/nope does not exist"),
         "{refused:?}"
     );
-    for change in [
-        pb::UpdatePoolRequest {
-            pool: Some(pool),
-            ..Default::default()
-        },
-        pb::UpdatePoolRequest {
-            add_admitted_projects: nope(),
-            ..Default::default()
-        },
-        pb::UpdatePoolRequest {
-            add_project_groups: groups(&[("projects/nope", "team")]),
-            ..Default::default()
-        },
+    for (field, change) in [
+        (
+            "pool.admitted_projects",
+            pb::UpdatePoolRequest {
+                pool: Some(pool),
+                ..Default::default()
+            },
+        ),
+        (
+            "add_admitted_projects",
+            pb::UpdatePoolRequest {
+                add_admitted_projects: nope(),
+                ..Default::default()
+            },
+        ),
+        (
+            "add_project_groups",
+            pb::UpdatePoolRequest {
+                add_project_groups: groups(&[("projects/nope", "team")]),
+                ..Default::default()
+            },
+        ),
     ] {
         let refused = update(&world, change).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(wrong_fields(&refused)[0].0, field);
         assert!(
             refused.message().contains("projects/nope does not exist"),
             "{refused:?}"
