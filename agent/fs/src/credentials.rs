@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -16,6 +17,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::HttpClient;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 /// A key of an S3 account.
@@ -52,7 +54,26 @@ pub struct EnvironmentDefaults {
 }
 
 /// A key that the agent may replace at any time.
-pub struct LiveCredential(RwLock<Credentials>);
+///
+/// A store may refuse the old key before the new one is here. A key that has worked is therefore waited for once it is
+/// refused, so that whoever exchanges keys interrupts nobody; one that never worked is plainly wrong.
+pub struct LiveCredential {
+    key: RwLock<Credentials>,
+    state: watch::Sender<KeyState>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct KeyState {
+    /// Counts the replacements.
+    generation: u64,
+    /// The store has accepted this key.
+    proven: bool,
+    /// When the store first refused it after that.
+    refused: Option<Instant>,
+}
+
+/// So long a refused key that had worked is waited for: new keys reach the workers of hosts within this.
+const REPLACEMENT_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Credential {
     /// No key at all.
@@ -102,12 +123,63 @@ impl Credential {
 impl LiveCredential {
     /// Begins with this key.
     pub fn new(key: AccessKey) -> Arc<LiveCredential> {
-        Arc::new(LiveCredential(RwLock::new(sdk_credentials(key))))
+        Arc::new(LiveCredential {
+            key: RwLock::new(sdk_credentials(key)),
+            state: watch::Sender::default(),
+        })
     }
 
     /// Requests that start from now on are signed with this key.
     pub fn replace(&self, key: AccessKey) {
-        *self.0.write() = sdk_credentials(key);
+        *self.key.write() = sdk_credentials(key);
+        // After the key itself, so that whoever sees the new generation signs with it.
+        self.state.send_modify(|state| {
+            *state = KeyState {
+                generation: state.generation + 1,
+                ..KeyState::default()
+            };
+        });
+    }
+
+    /// Which key is in use.
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.borrow().generation
+    }
+
+    /// The store has accepted the key of `generation`.
+    pub(crate) fn accepted(&self, generation: u64) {
+        let news =
+            |state: &KeyState| state.generation == generation && (!state.proven || state.refused.is_some());
+        if news(&self.state.borrow()) {
+            self.state.send_if_modified(|state| {
+                let news = news(state);
+                if news {
+                    (state.proven, state.refused) = (true, None);
+                }
+                // Nobody waits for this.
+                false
+            });
+        }
+    }
+
+    /// The store refuses the key of `generation`: waits for another one, if that one had worked. True if there is one.
+    pub(crate) async fn replaced_after(&self, generation: u64) -> bool {
+        let mut states = self.state.subscribe();
+        let now = Instant::now();
+        let mut since = None;
+        self.state.send_if_modified(|state| {
+            if state.generation == generation && state.proven {
+                since = Some(*state.refused.get_or_insert(now));
+            }
+            false
+        });
+        let left = since.map_or(Duration::ZERO, |since| {
+            (since + REPLACEMENT_DEADLINE).saturating_duration_since(now)
+        });
+        let other = states.wait_for(|state| state.generation != generation);
+        tokio::time::timeout(left, other)
+            .await
+            .is_ok_and(|found| found.is_ok())
     }
 }
 
@@ -116,7 +188,7 @@ impl ProvideCredentials for LiveCredential {
     where
         Self: 'a,
     {
-        provider::future::ProvideCredentials::ready(Ok(self.0.read().clone()))
+        provider::future::ProvideCredentials::ready(Ok(self.key.read().clone()))
     }
 }
 
@@ -168,6 +240,19 @@ mod tests {
             secret: Zeroizing::new(secret.to_owned()),
             session_token: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_has_worked_is_waited_for_when_it_is_refused() {
+        let live = LiveCredential::new(key("one"));
+        assert!(!live.replaced_after(0).await, "one that never worked is wrong");
+        live.accepted(0);
+        let (replaced, ()) = tokio::join!(live.replaced_after(0), async { live.replace(key("two")) });
+        assert!(replaced);
+        assert!(live.replaced_after(0).await, "it is there already");
+        // The word of a request that was signed before does not make the new one proven.
+        live.accepted(0);
+        assert!(!live.replaced_after(live.generation()).await);
     }
 
     #[tokio::test]

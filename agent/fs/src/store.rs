@@ -42,9 +42,29 @@ pub struct ObjectInfo {
     pub etag: ETag,
     /// Last modification as the store keeps it (whole seconds on most stores).
     pub modified: SystemTime,
-    /// User metadata, names in lower case without `x-amz-meta-`. Empty when it comes from a listing,
-    /// which does not carry it.
+    /// User metadata, names in lower case without `x-amz-meta-`, and from [`ObjectStore::head`] also what S3 keeps in
+    /// headers of its own, such as `:content-type`, under the names of [`standard`]. Whoever writes an object with it
+    /// keeps them all. Empty when it comes from a listing, which does not carry it.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Names in an object's metadata for what S3 keeps in headers of its own. No user metadata has such a name: a header's
+/// name has no colon.
+pub mod standard {
+    /// `Content-Type`.
+    pub const CONTENT_TYPE: &str = ":content-type";
+    /// `Content-Encoding`.
+    pub const CONTENT_ENCODING: &str = ":content-encoding";
+    /// `Content-Language`.
+    pub const CONTENT_LANGUAGE: &str = ":content-language";
+    /// `Content-Disposition`.
+    pub const CONTENT_DISPOSITION: &str = ":content-disposition";
+    /// `Cache-Control`.
+    pub const CACHE_CONTROL: &str = ":cache-control";
+    /// `Expires`, as an HTTP date.
+    pub const EXPIRES: &str = ":expires";
+    /// The object's tags, as a query string.
+    pub const TAGGING: &str = ":tagging";
 }
 
 /// One page of a listing.

@@ -41,7 +41,8 @@ impl Edge {
         let received = number(headers, "x-amz-decoded-content-length").or(number(headers, "content-length"));
         let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
         let query = request.uri().query().unwrap_or_default();
-        let entry = self.requests.begin(&target, query, range, received.unwrap_or(0));
+        let signed = (range, signed_by(headers));
+        let entry = self.requests.begin(&target, query, signed, received.unwrap_or(0));
         let answer = self.answer(&target, connection, request).await;
         let (status, sent) = match &answer {
             Ok(response) => {
@@ -138,6 +139,13 @@ impl Edge {
         }
         Ok(response)
     }
+}
+
+/// `AWS4-HMAC-SHA256 Credential=AKID/20260101/…`: the key's id, as the client claims it.
+fn signed_by(headers: &http::HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (_, credential) = text.split_once("Credential=")?;
+    credential.split('/').next()
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {

@@ -51,6 +51,9 @@ pub struct Request {
     /// The `Range` header, when there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<String>,
+    /// The id of the key that signed it, when it was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<String>,
     /// Status of the answer; none yet, or never when the client went away or the connection was reset.
     pub status: Option<u16>,
 }
@@ -94,7 +97,7 @@ impl Requests {
         &self,
         target: &Target,
         query: &str,
-        range: Option<&str>,
+        (range, access_key): (Option<&str>, Option<&str>),
         bytes_received: u64,
     ) -> u64 {
         let mut state = self.state.lock();
@@ -111,6 +114,7 @@ impl Requests {
             key: target.key.clone(),
             query: query.to_owned(),
             range: range.map(str::to_owned),
+            access_key: access_key.map(str::to_owned),
             status: None,
         });
         state.first + state.log.len() as u64 - 1

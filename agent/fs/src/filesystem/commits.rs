@@ -131,11 +131,10 @@ impl Filesystem {
                 file.object.is_some(),
             )
         };
-        // An edit keeps the object's metadata; a listing does not tell it. What replaces the whole object
-        // begins afresh.
+        // A file keeps what its object carries, also when all of its bytes are replaced; a listing does not tell it.
         let metadata = match known {
             Some(metadata) => metadata,
-            None if had_object && edit.version().builds_on_base => match self.store.head(&key).await {
+            None if had_object => match self.store.head(&key).await {
                 Ok(info) => info.metadata,
                 Err(StoreError::NotFound) => Metadata::new(),
                 Err(error) => return Err(error.into()),

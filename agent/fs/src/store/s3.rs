@@ -10,7 +10,9 @@ mod body;
 mod convert;
 mod delete;
 mod failure;
+mod key;
 mod list;
+mod metadata;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -35,8 +37,11 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 
 use self::body::{request_body, response_body, signs, verified_body};
-use self::convert::{conditions, content_range, etag, length, object_info, sdk_metadata};
+use self::convert::{
+    conditions, content_range, etag, expires, length, object_info, sdk_metadata, standard_headers,
+};
 use self::failure::failure;
+use self::metadata::{put_carrying, upload_carrying};
 pub use self::options::S3Options;
 use self::text::url_encoded;
 use super::breaker::{Breaker, Timing};
@@ -46,7 +51,7 @@ use super::{
     Deadlines, ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError,
     UploadBody, VERIFIED_BYTES_MAX, WriteCondition,
 };
-use crate::credentials::Source;
+use crate::credentials::{LiveCredential, Source};
 
 /// One bucket of an S3 store.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub struct S3Store {
     deadlines: Deadlines,
     jitter: Jitter,
     breaker: Breaker,
+    /// The key, if it may be replaced while requests run.
+    live: Option<Arc<LiveCredential>>,
     /// DeleteObjects was refused once; do not ask again.
     batch_delete_missing: AtomicBool,
 }
@@ -99,6 +106,10 @@ impl S3Store {
             .timeout_config(patience(deadlines.first_byte))
             .app_name(AppName::new("mooring-fs").expect("a literal of allowed characters"));
         config.set_endpoint_url(endpoint);
+        let live = match &credential.0 {
+            Source::Live(live) => Some(Arc::clone(live)),
+            Source::Anonymous | Source::Environment(_) => None,
+        };
         config = match credential.0 {
             Source::Anonymous => config.allow_no_auth(),
             Source::Environment(provider) => config.credentials_provider(provider),
@@ -119,6 +130,7 @@ impl S3Store {
             deadlines,
             jitter: Jitter::new(jitter_seed),
             breaker,
+            live,
             batch_delete_missing: AtomicBool::new(false),
         })
     }
@@ -128,9 +140,8 @@ impl S3Store {
     where
         Run: Future<Output = Result<T, Failure>>,
     {
-        let work = retried(&self.jitter, attempt);
-        self.breaker
-            .watch(Some(self.deadlines.small_operation), work)
+        let deadline = Some(self.deadlines.small_operation);
+        self.with_key(|| self.breaker.watch(deadline, retried(&self.jitter, &attempt)))
             .await
     }
 
@@ -139,7 +150,8 @@ impl S3Store {
     where
         Run: Future<Output = Result<T, Failure>>,
     {
-        self.breaker.watch(None, retried(&self.jitter, attempt)).await
+        self.with_key(|| self.breaker.watch(None, retried(&self.jitter, &attempt)))
+            .await
     }
 
     async fn head_once(
@@ -218,12 +230,8 @@ impl S3Store {
         condition: &WriteCondition,
     ) -> Result<ETag, Failure> {
         let (if_match, if_none_match) = conditions(condition);
-        let call = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(key.as_str())
-            .set_metadata(sdk_metadata(metadata))
+        let call = self.client.put_object().bucket(&self.bucket).key(key.as_str());
+        let call = put_carrying(call, metadata)
             .set_if_match(if_match)
             .set_if_none_match(if_none_match)
             .content_length(body.len() as i64)
@@ -236,6 +244,23 @@ impl S3Store {
         };
         let answer = call.send().await.map_err(failure)?;
         etag(answer.e_tag())
+    }
+
+    async fn create_upload_once(
+        &self,
+        key: &Key,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<String, Failure> {
+        let call = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let answer = upload_carrying(call, metadata).send().await.map_err(failure)?;
+        answer
+            .upload_id()
+            .map(str::to_owned)
+            .ok_or_else(|| soon("an upload without an id"))
     }
 
     async fn upload_part_once(
@@ -286,12 +311,13 @@ impl S3Store {
             let head = self.head_once(source).await?;
             call = call
                 .metadata_directive(types::MetadataDirective::Replace)
-                .set_metadata(Some(metadata.clone().into_iter().collect()))
+                .set_metadata(sdk_metadata(metadata))
                 .set_content_type(head.content_type().map(str::to_owned))
                 .set_content_encoding(head.content_encoding().map(str::to_owned))
                 .set_content_language(head.content_language().map(str::to_owned))
                 .set_content_disposition(head.content_disposition().map(str::to_owned))
-                .set_cache_control(head.cache_control().map(str::to_owned));
+                .set_cache_control(head.cache_control().map(str::to_owned))
+                .set_expires(expires(&standard_headers(&head).collect()));
         }
         let answer = call.send().await.map_err(failure)?;
         etag(answer.copy_object_result().and_then(|result| result.e_tag()))
@@ -350,12 +376,17 @@ impl ObjectStore for S3Store {
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
         Box::pin(async move {
             let head = self.small(|| self.head_once(key)).await?;
-            Ok(object_info(
+            let mut info = object_info(
                 length(head.content_length()),
                 head.e_tag(),
                 head.last_modified(),
                 head.metadata(),
-            ))
+            );
+            info.metadata.extend(standard_headers(&head));
+            if head.tag_count().is_some_and(|count| count > 0) {
+                info.metadata.extend(self.tagging(key).await);
+            }
+            Ok(info)
         })
     }
 
@@ -392,8 +423,12 @@ impl ObjectStore for S3Store {
         condition: WriteCondition,
     ) -> BoxFuture<'a, Result<ETag, StoreError>> {
         Box::pin(async move {
-            self.large(|| self.put_once(key, &body, metadata, &condition))
-                .await
+            let (body, condition) = (&body, &condition);
+            self.keeping_tags(key, metadata, |metadata| async move {
+                self.large(|| self.put_once(key, body, &metadata, condition))
+                    .await
+            })
+            .await
         })
     }
 
@@ -402,23 +437,12 @@ impl ObjectStore for S3Store {
         key: &'a Key,
         metadata: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<String, StoreError>> {
-        let attempt = move || async move {
-            let call = self
-                .client
-                .create_multipart_upload()
-                .bucket(&self.bucket)
-                .key(key.as_str());
-            let answer = call
-                .set_metadata(sdk_metadata(metadata))
-                .send()
-                .await
-                .map_err(failure)?;
-            answer
-                .upload_id()
-                .map(str::to_owned)
-                .ok_or_else(|| soon("an upload without an id"))
-        };
-        Box::pin(async move { self.small(attempt).await })
+        Box::pin(async move {
+            self.keeping_tags(key, metadata, |metadata| async move {
+                self.small(|| self.create_upload_once(key, &metadata)).await
+            })
+            .await
+        })
     }
 
     fn upload_part<'a>(
