@@ -4,12 +4,15 @@
 //! starts, mounts or creates is a guard that takes it down again; a world that ends well also checks that no log holds a
 //! planted secret or an error nobody announced.
 
+pub mod cgroup;
 pub mod control;
 pub mod eventually;
 pub mod folder;
 pub mod host;
+pub mod machine;
 pub mod mounts;
 pub mod network;
+pub mod packages;
 pub mod person;
 pub mod process;
 pub mod programs;
@@ -21,6 +24,7 @@ pub use control::Fault;
 pub use eventually::eventually;
 pub use folder::{Folder, Mount};
 pub use host::Host;
+pub use machine::Machine;
 pub use person::Person;
 pub use store::Store;
 pub use world::World;

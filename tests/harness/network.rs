@@ -82,10 +82,15 @@ impl Namespace {
     pub fn command(&self, program: &std::path::Path) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/run/netns/{}", self.name))
+            .arg(format!("--net={}", self.path().display()))
             .arg("--")
             .arg(program);
         command
+    }
+
+    /// What stands for it in the file system.
+    pub fn path(&self) -> std::path::PathBuf {
+        std::path::Path::new("/run/netns").join(&self.name)
     }
 
     /// Its address on the bridge.

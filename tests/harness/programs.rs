@@ -35,7 +35,13 @@ pub fn long() -> bool {
     std::env::var_os("MOORING_LONG").is_some()
 }
 
-fn workspace() -> &'static Path {
+/// How often a fault is caused: a few times in the gate, as often as promised in `tests/run long`.
+pub fn rounds(gate: u32, full: u32) -> u32 {
+    if long() { full } else { gate }
+}
+
+/// The folder of the workspace.
+pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the tests' folder is below the workspace's")

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::host::Host;
+use crate::machine::Machine;
 use crate::network::Network;
 use crate::person::Person;
 use crate::process::Process;
@@ -151,13 +152,31 @@ impl World {
     pub fn host_in(&mut self, pool: &str) -> Host {
         self.hosts += 1;
         let name = format!("host-{}", self.hosts);
-        let join = self.path().join(format!("{name}.join"));
-        self.operator.mooring(&format!(
-            "join-tokens create --pool {pool} --join-string-file {}",
-            join.display()
-        ));
+        let join = self.join_file(&name, &format!("--pool {pool}"));
         let namespace = self.network.as_mut().map(Network::namespace);
         Host::join(self.folder.path(), &name, &join, namespace)
+    }
+
+    /// A join string, in `<name>.join` of the world's folder.
+    pub fn join_file(&self, name: &str, of: &str) -> PathBuf {
+        let join = self.path().join(format!("{name}.join"));
+        self.operator.mooring(&format!(
+            "join-tokens create {of} --join-string-file {}",
+            join.display()
+        ));
+        join
+    }
+
+    /// A fresh machine with an init system of its own, on which nothing of ours is installed.
+    ///
+    /// # Panics
+    /// When the world has no network.
+    pub fn machine(&mut self, name: &str) -> Machine {
+        let network = self
+            .network
+            .as_mut()
+            .expect("a machine needs a world with a network");
+        Machine::boot(self.folder.path(), name, network.namespace())
     }
 
     /// Activates connector `lake` of project `ml` on pool `desks` and waits until it is mounted on `host`.
@@ -228,6 +247,14 @@ impl World {
     /// Starts the catalog again, on the same address and state.
     pub fn start_catalog(&mut self) {
         self.catalog = Some(start_catalog(self.folder.path()));
+    }
+
+    /// The world's network in CIDR notation.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn network_cidr(&self) -> String {
+        self.network.as_ref().expect("it has a network").cidr()
     }
 
     /// `address:port` of the catalog.

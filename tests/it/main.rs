@@ -10,6 +10,7 @@ mod faults;
 mod hosts;
 mod identity;
 mod keys;
+mod machines;
 mod orders;
 mod secrets;
 mod standalone;
