@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring_identity::{ClientTls, Clock, Credentials, HpkeKeyPair};
+use mooring_proto::agent::v1 as pb;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backends::{self, Detector};
 use crate::config::Config;
 use crate::enroll::HPKE_KEY;
 use crate::facts;
@@ -36,6 +38,8 @@ pub struct Agent {
     renewal: Renewal,
     local: Local,
     sources: Sources,
+    detector: Detector,
+    facts: watch::Sender<pb::HostFacts>,
     notifier: Arc<Notifier>,
     _lock: StateLock,
 }
@@ -112,7 +116,7 @@ impl Agent {
         let mounter = Arc::new(Mounter {
             mount_root: config.mount_root.clone(),
             cache_dir: config.cache_dir.clone(),
-            program: config.mooring_fs.clone(),
+            programs: config.programs.clone(),
             launcher: Launcher::of_this_process(),
             keeper: Keeper::new(Arc::clone(&notifier), stored),
             runs,
@@ -120,6 +124,8 @@ impl Agent {
             hpke,
             clock: clock.clone(),
         });
+        let mut detector = Detector::new(config.programs.clone());
+        let (facts, facts_seen) = watch::channel(facts::gather(&mut detector).await);
         let (status, status_seen) = watch::channel(HostStatus::default());
         let (state, state_seen) = watch::channel(SessionState::default());
         let (expires, expires_seen) = watch::channel(credentials.not_after());
@@ -130,7 +136,7 @@ impl Agent {
             ledger: Arc::clone(&ledger),
             status: status_seen.clone(),
             state,
-            facts: facts::gather(&config.mooring_fs).await,
+            facts: facts_seen,
             instance: clock.new_uid().to_string(),
             heartbeat_interval: config.heartbeat_interval,
             clock: clock.clone(),
@@ -157,6 +163,8 @@ impl Agent {
             renewal,
             local,
             sources,
+            detector,
+            facts,
             notifier,
             _lock: lock,
         })
@@ -173,6 +181,7 @@ impl Agent {
         tasks.spawn(self.reconciler.run(shutdown.clone()));
         tasks.spawn(self.session.run(shutdown.clone()));
         tasks.spawn(self.renewal.run(shutdown.clone()));
+        tasks.spawn(backends::watch(self.detector, self.facts, shutdown.clone()));
         tasks.spawn(self.local.run(self.sources, shutdown.clone()));
         tasks.close();
         shutdown.cancelled().await;

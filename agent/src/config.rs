@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::backends::Programs;
+
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/mooring/agent.toml";
 
@@ -32,8 +34,8 @@ pub struct Config {
     pub join_file: Option<PathBuf>,
     /// What the machine is called at enrolment.
     pub host_name: String,
-    /// The program that serves a mount.
-    pub mooring_fs: PathBuf,
+    /// The programs that serve mounts.
+    pub programs: Programs,
     /// Where programs on this host ask for its mounts.
     pub local_socket: PathBuf,
     /// The longest time between two reports.
@@ -110,9 +112,13 @@ impl Config {
             cache_dir: keys.folder("cache_dir", "/var/cache/mooring"),
             join_file: keys.path("join_file"),
             host_name: keys.host_name(&machine.host_name),
-            mooring_fs: keys
-                .path("mooring_fs")
-                .unwrap_or_else(|| machine.program_beside("mooring-fs")),
+            programs: Programs {
+                mooring_fs: keys
+                    .path("mooring_fs")
+                    .unwrap_or_else(|| machine.program_beside("mooring-fs")),
+                geesefs: keys.path("geesefs").unwrap_or_else(|| "/usr/bin/geesefs".into()),
+                s3fs: keys.path("s3fs").unwrap_or_else(|| "/usr/bin/s3fs".into()),
+            },
             local_socket: keys
                 .path("local_socket")
                 .unwrap_or_else(|| run_dir.join("agent.sock")),
@@ -295,13 +301,18 @@ mod tests {
             cache_dir: _,
             join_file: _,
             host_name: _,
-            mooring_fs: _,
+            programs:
+                Programs {
+                    mooring_fs: _,
+                    geesefs: _,
+                    s3fs: _,
+                },
             local_socket: _,
             heartbeat_interval: _,
             log_format: _,
         } = Config::parse("", &machine()).unwrap();
         let table: toml::Table = shipped_with_defaults_written_out().parse().unwrap();
-        assert_eq!(table.len(), 10, "{table}");
+        assert_eq!(table.len(), 12, "{table}");
     }
 
     #[test]
@@ -309,7 +320,10 @@ mod tests {
         let config = Config::parse("", &machine()).unwrap();
         assert_eq!(config.mount_root, Path::new("/mnt/mooring"));
         assert_eq!(config.local_socket, Path::new("/run/mooring/agent.sock"));
-        assert_eq!(config.mooring_fs, Path::new("/opt/mooring/bin/mooring-fs"));
+        assert_eq!(
+            config.programs.mooring_fs,
+            Path::new("/opt/mooring/bin/mooring-fs")
+        );
         assert_eq!(config.host_name, "gpu-7");
         assert_eq!(config.heartbeat_interval, Duration::from_secs(10));
     }

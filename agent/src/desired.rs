@@ -10,6 +10,7 @@ use mooring_proto::agent::v1 as pb;
 use mooring_proto::v1::{Backend, Mode};
 use uuid::Uuid;
 
+use crate::backends::Foreign;
 use crate::ledger::Held;
 use crate::observed::record::Serving;
 
@@ -73,6 +74,8 @@ pub struct Spec {
     pub path_style: bool,
     /// Which addresses the worker may connect to.
     pub endpoint_rules: mooring_control::EndpointRules,
+    /// Whose program serves it, unless it is our own.
+    pub foreign: Option<Foreign>,
     /// The sealed key, if there is one that can be used.
     pub credential: Option<SealedCredential>,
 }
@@ -156,23 +159,12 @@ impl Order {
 
 impl Spec {
     fn of(spec: pb::AssignmentSpec, credential: Option<&pb::SealedCredential>) -> Result<Spec, Unusable> {
-        match spec.backend() {
-            Backend::Default => {}
-            Backend::Unspecified => {
-                return Err(invalid(
-                    "it names no backend that this agent knows; upgrade the agent",
-                ));
-            }
-            backend @ (Backend::Geesefs | Backend::S3fs) => {
-                return Err(Unusable {
-                    reason: "BackendUnavailable",
-                    message: format!(
-                        "this agent cannot mount with {} yet; it has DEFAULT: set the connector's backend to DEFAULT",
-                        short_name(backend)
-                    ),
-                });
-            }
+        if spec.backend() == Backend::Unspecified {
+            return Err(invalid(
+                "it names no backend that this agent knows; upgrade the agent",
+            ));
         }
+        let foreign = Foreign::of(spec.backend());
         if spec.mode() == Mode::Unspecified {
             return Err(invalid(
                 "it names no mode that this agent knows; upgrade the agent",
@@ -215,6 +207,7 @@ impl Spec {
                 allow_http,
                 allowed_networks,
             },
+            foreign,
             credential: credential.map(SealedCredential::of),
         })
     }
@@ -229,6 +222,7 @@ impl Spec {
             path_style: self.path_style,
             read_only: mode != Mode::ReadWrite,
             endpoint_rules: self.endpoint_rules.clone(),
+            foreign: self.foreign,
         }
     }
 
@@ -293,11 +287,6 @@ impl Removal {
 
 /// Longest wait for open files: a day. Beyond that an order to unmount means nothing.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The enum's name without its prefix.
-pub fn short_name(backend: Backend) -> &'static str {
-    backend.as_str_name().trim_start_matches("BACKEND_")
-}
 
 fn is_folder_name(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -370,11 +359,14 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_comes_later_is_named_and_so_is_the_one_there_is() {
-        let order = Order::of(&assignment(|spec| spec.backend = Backend::Geesefs.into())).unwrap();
-        let unusable = order.spec.unwrap_err();
-        assert_eq!(unusable.reason, "BackendUnavailable");
-        assert!(unusable.message.contains("GEESEFS") && unusable.message.contains("DEFAULT"));
+    fn another_backend_is_another_mount() {
+        let serving = |backend: Backend| {
+            let order = Order::of(&assignment(|spec| spec.backend = backend.into())).unwrap();
+            order.spec.unwrap().serving(Mode::ReadWrite)
+        };
+        assert_eq!(serving(Backend::Geesefs).foreign, Some(Foreign::Geesefs));
+        assert_eq!(serving(Backend::Default).foreign, None);
+        assert_ne!(serving(Backend::Geesefs), serving(Backend::S3fs));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! however it comes, touches no mount; no key is on the disk but sealed.
 
 pub mod agent;
+pub mod backends;
 pub mod backoff;
 pub mod blocking;
 pub mod config;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mooring_agent::agent::{Agent, Manager};
+use mooring_agent::backends::Detector;
 use mooring_agent::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, Machine};
 use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
@@ -58,6 +59,8 @@ enum Command {
     ///   join_file          none                      join string for the first start
     ///   host_name          the machine's             its name at enrolment
     ///   mooring_fs         beside this program       the program that serves a mount
+    ///   geesefs            "/usr/bin/geesefs"        serves mounts of backend GEESEFS, if it is there
+    ///   s3fs               "/usr/bin/s3fs"           serves mounts of backend S3FS, if it is there
     ///   local_socket       "<run_dir>/agent.sock"    where programs ask for this host's mounts
     ///   heartbeat_interval "10s"                     the longest time between two reports
     ///   log_format         "text"                    or "json"
@@ -277,7 +280,7 @@ async fn leave(
 
 async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<Host> {
     let join = enroll::read_join(join_file).context("no usable join string")?;
-    let facts = facts::gather(&config.mooring_fs).await;
+    let facts = facts::gather(&mut Detector::new(config.programs.clone())).await;
     Ok(enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?)
 }
 

@@ -2,6 +2,7 @@
 //! when, and remembers nothing between two calls.
 
 mod adopt;
+mod foreign;
 mod fuse;
 pub mod keep;
 pub mod launch;
@@ -17,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use mooring_control::WorkerStatus;
 use mooring_identity::{Clock, HpkeKeyPair};
-use mooring_proto::v1::Backend;
 use uuid::Uuid;
 
-use crate::desired::{self, About, Spec};
+use crate::backends::Programs;
+use crate::desired::{About, Spec};
 use crate::observed::record::{Record, Runs};
 
 pub use mountpoint::prepare_mount_root;
@@ -33,8 +34,8 @@ pub struct Mounter {
     pub mount_root: PathBuf,
     /// Below it, each mount has a private folder for staged writes.
     pub cache_dir: PathBuf,
-    /// The program that serves a mount.
-    pub program: PathBuf,
+    /// The programs that serve mounts.
+    pub programs: Programs,
     /// How programs are started here.
     pub launcher: launch::Launcher,
     /// What lets mounts outlive their workers.
@@ -58,16 +59,22 @@ impl Mounter {
         spec: &Spec,
         leftover: Option<&Record>,
     ) -> Result<WorkerStatus, MountError> {
-        match about.backend {
-            Backend::Default => self.start_native(about, spec, leftover),
-            // Such an order has no spec that can be carried out, so nobody comes here with it.
-            backend @ (Backend::Unspecified | Backend::Geesefs | Backend::S3fs) => Err(MountError::host(
-                "BackendUnavailable",
-                format!(
-                    "this agent cannot mount with {}; upgrade it",
-                    desired::short_name(backend)
-                ),
-            )),
+        match spec.foreign {
+            None => self.start_native(about, spec, leftover),
+            Some(program) => self.start_foreign(program, about, spec, leftover),
+        }
+    }
+
+    /// Gives a live mount another key, or mounts it anew with that.
+    pub fn set_credential(
+        &self,
+        about: &About,
+        record: &Record,
+        spec: &Spec,
+    ) -> Result<WorkerStatus, MountError> {
+        match record.foreign() {
+            None => self.set_native_credential(record, spec),
+            Some(program) => self.set_foreign_credential(program, about, record, spec),
         }
     }
 }

@@ -106,6 +106,8 @@ impl ObservedSet {
     /// Whether a worker runs another file than the one that is installed.
     pub fn is_outdated(&self, run: &Run) -> bool {
         match (run.program, self.installed) {
+            // Programs of others are not replaced under a live mount.
+            (Some(_), Some(_)) if run.record.foreign().is_some() => false,
             (Some(runs), Some(installed)) => runs != installed,
             // While no program is installed, perhaps in the middle of an upgrade, nothing is newer.
             (None, _) | (_, None) => false,

@@ -170,6 +170,7 @@ impl Question {
     fn ask(self) -> Probe {
         let worker = match self.worker {
             None => Err("no record says which worker serves it".to_owned()),
+            Some(process) if self.is_foreign() => self.mounter.foreign_status(process),
             Some(process) => self.ask_worker(process).map_err(|error| error.to_string()),
         };
         let ask_the_mount = worker.is_ok() || self.worker.is_none();
@@ -183,6 +184,11 @@ impl Question {
             })
         });
         Probe { worker, mount }
+    }
+
+    fn is_foreign(&self) -> bool {
+        let record = self.mounter.runs.read(self.uid);
+        record.is_some_and(|record| record.foreign().is_some())
     }
 
     fn ask_worker(&self, process: Process) -> Result<WorkerStatus, WorkerError> {

@@ -170,8 +170,10 @@ impl Reconciler {
     /// One round. Answers when the next one is due at the latest.
     async fn round(&mut self, desired: &DesiredSet, shutdown: &CancellationToken) -> Instant {
         let mounter = Arc::clone(&self.mounter);
-        let looked =
-            tokio::task::spawn_blocking(move || ObservedSet::look(&mounter.runs, &mounter.program)).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            ObservedSet::look(&mounter.runs, &mounter.programs.mooring_fs)
+        })
+        .await;
         let now = Instant::now();
         let observed = match looked {
             Ok(Ok(observed)) => observed,

@@ -51,7 +51,7 @@ pub struct Session {
     /// What others may know.
     pub state: watch::Sender<SessionState>,
     /// What the machine is.
-    pub facts: pb::HostFacts,
+    pub facts: watch::Receiver<pb::HostFacts>,
     /// Tells this start of the agent from others.
     pub instance: String,
     /// The longest time between two reports.
@@ -69,6 +69,9 @@ enum Ended {
     /// A new certificate is there.
     #[error("the certificate was renewed")]
     Renewed,
+    /// Hello would say something else now.
+    #[error("other backends are installed now")]
+    Changed,
     /// A newer stream, a restart of the catalog, the end of the certificate.
     #[error("the catalog has ended the stream")]
     ByCatalog,
@@ -102,7 +105,7 @@ impl Session {
             self.state.send_modify(|state| state.connected = false);
             match &ended {
                 Ended::Shutdown => return,
-                Ended::Renewed => {
+                Ended::Renewed | Ended::Changed => {
                     failures = 0;
                     continue;
                 }

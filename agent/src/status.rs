@@ -11,6 +11,7 @@ use mooring_proto::v1::{ConditionStatus, ConditionType, MountState};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::backends::Foreign;
 use crate::desired::{About, Order};
 use crate::facts;
 use crate::mounter::MountError;
@@ -142,6 +143,8 @@ pub enum Succession {
     KernelTooOld(String),
     /// A new mount, since the worker is of a version that cannot be succeeded, or its descriptor is not at hand.
     NotKept,
+    /// A new mount, since the program is not ours and holds its connection alone.
+    Alone(Foreign),
 }
 
 impl Succession {

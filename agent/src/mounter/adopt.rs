@@ -26,12 +26,15 @@ impl Mounter {
             .ok_or_else(super::native::no_credential)?;
         self.open(about.uid, spec, sealed)?;
         mountpoint::gid_of(about.unix_group.as_deref())?;
-        if let Err(error) = rustix::fs::access(&self.program, rustix::fs::Access::EXEC_OK) {
+        let program = &self.programs.mooring_fs;
+        if let Some(foreign) = spec.foreign {
+            self.find(foreign)?;
+        } else if let Err(error) = rustix::fs::access(program, rustix::fs::Access::EXEC_OK) {
             return Err(MountError::host(
                 "WorkerMissing",
                 format!(
                     "{} cannot be run ({error}); install it, or set mooring_fs in the agent's configuration",
-                    self.program.display()
+                    program.display()
                 ),
             ));
         }
@@ -57,14 +60,19 @@ impl Mounter {
         spec: &Spec,
         orphan: Uuid,
     ) -> Result<Option<WorkerStatus>, MountError> {
-        let socket = self.runs.control_socket(orphan);
-        let (Some(record), Ok(worker)) = (self.runs.read(orphan), Worker::connect(&socket)) else {
+        let Some(record) = self.runs.read(orphan) else {
             return Ok(None);
+        };
+        let status = match record.foreign() {
+            Some(_) => self.foreign_status(record.worker).ok(),
+            None => Worker::connect(&self.runs.control_socket(orphan))
+                .and_then(|worker| worker.status())
+                .ok(),
         };
         let answers = record.phase == Phase::Mounted
             && record.worker.is_alive()
             && touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers;
-        let (true, Ok(status)) = (answers, worker.status()) else {
+        let (true, Some(status)) = (answers, status) else {
             return Ok(None);
         };
         mountpoint::admit(&self.mount_root, &spec.place, about.unix_group.as_deref())?;

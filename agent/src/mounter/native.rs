@@ -136,7 +136,11 @@ impl Mounter {
     }
 
     /// Gives the worker of a live mount another key.
-    pub fn set_credential(&self, record: &Record, spec: &Spec) -> Result<WorkerStatus, MountError> {
+    pub(super) fn set_native_credential(
+        &self,
+        record: &Record,
+        spec: &Spec,
+    ) -> Result<WorkerStatus, MountError> {
         let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
         let credential = self.open(record.assignment_uid, spec, sealed)?;
         let status = Worker::connect(&self.runs.control_socket(record.assignment_uid))
@@ -152,7 +156,7 @@ impl Mounter {
 
     /// Clears away what lies at the place of a mount that is to be made. Answers its status if, after all, it is
     /// there and serves what was ordered: the agent before us died between handing it over and noting so.
-    fn clear(
+    pub(super) fn clear(
         &self,
         about: &About,
         path: &Path,
@@ -254,7 +258,7 @@ impl Mounter {
         let arguments = ["serve".into(), "--control".into(), socket.into()];
         let launch = Launch {
             unit: &launch::unit_name(uid),
-            program: &self.program,
+            program: &self.programs.mooring_fs,
             arguments: &arguments,
             log: &log,
             duty: Duty::Serves,
@@ -262,7 +266,7 @@ impl Mounter {
         self.launcher.start(&launch).map_err(|error| {
             MountError::host(
                 "WorkerMissing",
-                format!("cannot start {}: {error}", self.program.display()),
+                format!("cannot start {}: {error}", self.programs.mooring_fs.display()),
             )
         })
     }

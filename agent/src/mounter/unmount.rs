@@ -57,7 +57,8 @@ impl Mounter {
             self.keeper.forget(uid);
         }
         let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
-        if let Some(record) = &alive {
+        // Programs of others upload what is open when they are unmounted, and end then.
+        if let Some(record) = alive.as_ref().filter(|record| record.foreign().is_none()) {
             let finish = finish_worker(self.runs.control_socket(uid), record.worker, grace);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(Stopped::Interrupted), // cancel-safe: no state
@@ -130,6 +131,7 @@ impl Mounter {
         if let Some(succession) = record.and_then(|record| record.succession) {
             self.runs.remove_succession(&succession);
         }
+        self.keys().remove(cache_of);
         self.runs.remove(uid);
         let cache = self.cache_dir.join(cache_of.to_string());
         let _ = std::fs::remove_dir(cache.join("staging"));

@@ -4,8 +4,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// File system type of our mounts, as the kernel shows it.
+use crate::backends::Foreign;
+
+/// File system type of our own backend's mounts, as the kernel shows it.
 pub const FILE_SYSTEM: &str = "fuse.mooring";
+
+/// What the kernel shows as mounted, for mounts of every backend. It tells those of GeeseFS and s3fs from the ones that
+/// a person has made with these programs.
+pub const SOURCE: &str = "mooring";
 
 /// All mounts of this process's namespace, in the kernel's order: later ones lie above earlier ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +32,17 @@ pub struct MountEntry {
     pub source: String,
     /// Whether mounts made below it appear in other namespaces too.
     pub shared: bool,
+}
+
+impl MountEntry {
+    fn is_ours(&self) -> bool {
+        let foreign = [Foreign::Geesefs, Foreign::S3fs];
+        self.file_system == FILE_SYSTEM
+            || (self.source == SOURCE
+                && foreign
+                    .iter()
+                    .any(|program| self.file_system == program.file_system()))
+    }
 }
 
 /// What lies on top at a path.
@@ -61,7 +78,7 @@ impl MountTable {
     pub fn top(&self, path: &Path) -> Top<'_> {
         match self.entries.iter().rev().find(|entry| entry.path == path) {
             None => Top::Nothing,
-            Some(entry) if entry.file_system == FILE_SYSTEM => Top::Ours(entry),
+            Some(entry) if entry.is_ours() => Top::Ours(entry),
             Some(entry) if entry.source == GUARD_SOURCE => Top::Guard,
             Some(entry) => Top::Foreign(entry),
         }
@@ -170,6 +187,19 @@ garbage
             paths,
             [Path::new("/mnt/mooring/ml/a"), Path::new("/mnt/mooring/ml/b")]
         );
+    }
+
+    #[test]
+    fn mounts_of_other_programs_are_ours_when_we_have_named_them() {
+        let table = MountTable::parse(
+            b"40 22 0:1 / /mnt/mooring/ml/a rw - fuse.geesefs mooring rw
+41 22 0:2 / /mnt/mooring/ml/b rw - fuse.s3fs mooring rw
+42 22 0:3 / /mnt/mooring/ml/c rw - fuse.s3fs s3fs rw
+43 22 0:4 / /mnt/mooring/ml/d rw - fuse.rclone mooring rw
+",
+        );
+        let ours = |name: &str| matches!(table.top(&Path::new("/mnt/mooring/ml").join(name)), Top::Ours(_));
+        assert!(ours("a") && ours("b") && !ours("c") && !ours("d"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::backends::Foreign;
 use crate::observed::process::Process;
 
 /// What a worker was told to serve. Two orders with the same value need no new mount, whatever else differs in them.
@@ -33,6 +34,9 @@ pub struct Serving {
     pub read_only: bool,
     /// Which addresses the worker may connect to.
     pub endpoint_rules: mooring_control::EndpointRules,
+    /// Whose program serves, unless it is our own.
+    #[serde(default)]
+    pub foreign: Option<Foreign>,
 }
 
 /// What is noted of one mount.
@@ -100,6 +104,11 @@ pub struct Successions {
 }
 
 impl Record {
+    /// Whose program serves it, unless it is our own.
+    pub fn foreign(&self) -> Option<Foreign> {
+        self.serves.as_ref().and_then(|serving| serving.foreign)
+    }
+
     /// The assignment whose name the worker's cache folder has.
     pub fn cache_of(&self) -> Uuid {
         self.started_for.unwrap_or(self.assignment_uid)
@@ -148,6 +157,11 @@ impl Runs {
         Ok(Runs {
             folder: folder.to_owned(),
         })
+    }
+
+    /// Below it lies everything that is of this boot alone.
+    pub fn run_dir(&self) -> &Path {
+        &self.folder
     }
 
     /// The folder of one assignment.

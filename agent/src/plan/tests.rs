@@ -266,7 +266,7 @@ fn an_order_that_cannot_be_carried_out_leaves_the_old_mount_alone() {
     let mut foreign = assignment(1, "a");
     foreign.generation = 6;
     if let Some(spec) = foreign.spec.as_mut() {
-        spec.backend = Backend::S3fs.into();
+        spec.backend = 77;
     }
     let observed = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
     assert_eq!(steps(&desired(&[foreign]), &observed), []);

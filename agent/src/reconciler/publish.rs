@@ -7,6 +7,7 @@ use mooring_proto::v1::{Backend, Mode};
 use uuid::Uuid;
 
 use super::Reconciler;
+use crate::backends::Foreign;
 use crate::desired::{About, DesiredSet};
 use crate::observed::record::{Phase, Record};
 use crate::observed::{ObservedSet, Seen};
@@ -52,7 +53,7 @@ impl Reconciler {
                 probe: self.prober.latest(*uid),
                 failure: self.troubles.error(*uid),
                 crash_loop: self.troubles.crash_loop(*uid),
-                succession: self.succession(*uid),
+                succession: self.succession(&order.about),
                 outdated: observed.has_outdated_worker(*uid),
                 removing: desired.removals.contains_key(uid),
                 orphan: desired.orphans.contains(uid),
@@ -79,7 +80,7 @@ impl Reconciler {
                 probe: self.prober.latest(uid),
                 failure: None,
                 crash_loop: None,
-                succession: self.succession(uid),
+                succession: self.succession(&about),
                 outdated: observed.has_outdated_worker(uid),
                 removing: desired.removals.contains_key(&uid),
                 orphan: true,
@@ -116,8 +117,11 @@ impl Reconciler {
         }
     }
 
-    fn succession(&self, uid: Uuid) -> Succession {
-        Succession::of(self.mounter.keeper.holds(uid), &self.kernel_release)
+    fn succession(&self, about: &About) -> Succession {
+        match Foreign::of(about.backend) {
+            Some(program) => Succession::Alone(program),
+            None => Succession::of(self.mounter.keeper.holds(about.uid), &self.kernel_release),
+        }
     }
 
     /// Keeps an unmount for the reports to come.
@@ -153,7 +157,7 @@ fn about(record: &Record) -> About {
         } else {
             Mode::ReadWrite
         },
-        backend: Backend::Default,
+        backend: record.foreign().map_or(Backend::Default, Foreign::backend),
         unix_group: record.unix_group.clone(),
     }
 }

@@ -154,9 +154,9 @@ impl Work {
             Action::SetCredential => {
                 blocking(move || {
                     let record = self.record.as_ref();
-                    with_spec(self.order.as_ref(), |_, spec| {
+                    with_spec(self.order.as_ref(), |about, spec| {
                         record.map_or(Ok(Outcome::Nothing), |record| {
-                            mounter.set_credential(record, spec).map(Outcome::Serves)
+                            mounter.set_credential(about, record, spec).map(Outcome::Serves)
                         })
                     })
                 })

@@ -40,6 +40,7 @@ const REPORT_REST: Duration = Duration::from_millis(20);
 enum Event {
     Shutdown,
     Renewed,
+    Changed,
     Heard(Box<Result<Option<pb::ConnectResponse>, tonic::Status>>),
     Report,
 }
@@ -48,6 +49,7 @@ impl Session {
     /// Opens a stream and serves it to its end.
     pub(super) async fn attend(&mut self, shutdown: &CancellationToken) -> Ended {
         self.renewed.mark_unchanged();
+        self.facts.mark_unchanged();
         let open = self.open();
         let opened = tokio::select! {
             () = shutdown.cancelled() => return Ended::Shutdown, // cancel-safe: no state
@@ -97,7 +99,7 @@ impl Session {
             protocol_version: PROTOCOL_VERSION,
             instance: self.instance.clone(),
             boot_id: crate::facts::boot_id(),
-            facts: Some(self.facts.clone()),
+            facts: Some(self.facts.borrow().clone()),
             realm_uid: held.realm_uid.clone(),
             epoch: held.epoch,
             revision: held.revision,
@@ -154,6 +156,7 @@ impl Session {
             match self.next_event(&mut inbound, report_due, shutdown).await {
                 Event::Shutdown => return Err(Ended::Shutdown),
                 Event::Renewed => return Err(Ended::Renewed),
+                Event::Changed => return Err(Ended::Changed),
                 Event::Heard(heard) => {
                     let message = heard.map_err(status)?.ok_or(Ended::ByCatalog)?;
                     self.state
@@ -184,6 +187,7 @@ impl Session {
         tokio::select! {
             () = shutdown.cancelled() => Event::Shutdown, // cancel-safe: no state
             _ = self.renewed.changed() => Event::Renewed, // cancel-safe per tokio's docs
+            Ok(()) = self.facts.changed() => Event::Changed, // cancel-safe per tokio's docs
             heard = inbound.message() => Event::Heard(Box::new(heard)), // cancel-safe: a message half read stays in the stream
             _ = self.status.changed() => Event::Report, // cancel-safe per tokio's docs
             () = tokio::time::sleep_until(report_due) => Event::Report, // cancel-safe: no state

@@ -49,7 +49,7 @@ impl World {
             ledger: Arc::clone(&ledger),
             status: status_seen,
             state: state_sender,
-            facts: pb::HostFacts::default(),
+            facts: watch::channel(pb::HostFacts::default()).1,
             instance: "instance".to_owned(),
             heartbeat_interval: Duration::from_millis(50),
             clock: clock.clone(),

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Condition, CrashLoop, Facts, Succession};
+use crate::backends::Foreign;
 use crate::mounter::MountError;
 use crate::mounter::through::Touched;
 use crate::observed::Seen;
@@ -90,7 +91,16 @@ fn credential_ready(facts: &Facts<'_>) -> Finding {
                 status.store_error.as_deref().unwrap_or("it gives no reason")
             ),
         ),
-        Some(_) => yes("Accepted", "the worker has a key, and the S3 service accepts it"),
+        Some(_) => match Foreign::of(facts.about.backend) {
+            None => yes("Accepted", "the worker has a key, and the S3 service accepts it"),
+            Some(program) => yes(
+                "AcceptedAtMount",
+                &format!(
+                    "the S3 service accepted the key when this was mounted; whether it still does {} does not tell",
+                    program.name()
+                ),
+            ),
+        },
         None => unknown("NotTried", "the key was not tried yet"),
     }
 }
@@ -110,7 +120,16 @@ fn endpoint_reachable(facts: &Facts<'_>) -> Finding {
                 "the last request to the S3 service failed: {error}; check the connector's endpoint and this host's network"
             ),
         ),
-        Some(_) => yes("Reachable", "the S3 service answers"),
+        Some(_) => match Foreign::of(facts.about.backend) {
+            None => yes("Reachable", "the S3 service answers"),
+            Some(program) => yes(
+                "ReachableAtMount",
+                &format!(
+                    "the S3 service answered when this was mounted; whether it still does {} does not tell",
+                    program.name()
+                ),
+            ),
+        },
         None => unknown("NotTried", "the S3 service was not asked yet"),
     }
 }
@@ -148,7 +167,7 @@ fn mounted(facts: &Facts<'_>) -> Finding {
                 "WorkerDied",
                 "the mount's worker has died; another one goes on with the mount, and whoever uses it waits",
             ),
-            (None, Succession::KernelTooOld(_) | Succession::NotKept) => {
+            (None, Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_)) => {
                 no("WorkerDied", "the mount's worker has died; it is mounted anew")
             }
         },
@@ -173,9 +192,10 @@ fn not_answering(facts: &Facts<'_>) -> String {
             "the mount hangs: it does not answer in time. Its worker is process {pid}; if this lasts, end that: kill -9 {pid}. \
              Another worker goes on with open files and with what waits for its upload"
         ),
-        (_, Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept) => {
-            "the mount does not answer in time; if this lasts, restart it".to_owned()
-        }
+        (
+            _,
+            Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_),
+        ) => "the mount does not answer in time; if this lasts, restart it".to_owned(),
     }
 }
 
@@ -304,11 +324,17 @@ fn remarks(facts: &Facts<'_>, status: &WorkerStatus) -> Option<(&'static str, St
              the agent starts or is reloaded (systemctl reload mooring-agent)"
                 .to_owned(),
         ),
-        (Succession::KernelTooOld(_) | Succession::NotKept, true) => remarks.push(
+        (Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_), true) => remarks.push(
             "its worker runs another mooring-fs than the one that is installed; it stays until this is mounted again"
                 .to_owned(),
         ),
-        (Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept, false) => {}
+        (
+            Succession::Possible
+            | Succession::KernelTooOld(_)
+            | Succession::NotKept
+            | Succession::Alone(_),
+            false,
+        ) => {}
     }
     match &facts.succession {
         Succession::Possible => {}
@@ -317,6 +343,13 @@ fn remarks(facts: &Facts<'_>, status: &WorkerStatus) -> Option<(&'static str, St
             remarks.push(format!(
                 "should its worker die, it is mounted anew and open files fail: this kernel ({release}) cannot hand a live \
                  mount on; Linux 6.9 and later can"
+            ));
+        }
+        Succession::Alone(program) => {
+            reason = "RemountOnCrash";
+            remarks.push(format!(
+                "should {} die, it is mounted anew, open files fail, and what was not closed yet is lost; DEFAULT's mounts go on",
+                program.name()
             ));
         }
         Succession::NotKept => {

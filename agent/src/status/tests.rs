@@ -230,12 +230,12 @@ fn what_is_not_mounted_is_mounting_until_something_fails() {
     assert_eq!(reason(&status, ConditionType::CredentialReady).1, "NoCredential");
     let foreign = order(|assignment| {
         if let Some(spec) = assignment.spec.as_mut() {
-            spec.backend = pb::Backend::S3fs.into();
+            spec.backend = 77;
         }
     });
     let status = describe(&facts(&foreign, Seen::Nothing, None));
     assert_eq!(status.state, MountState::Failed);
-    assert_eq!(reason(&status, ConditionType::Mounted).1, "BackendUnavailable");
+    assert_eq!(reason(&status, ConditionType::Mounted).1, "InvalidOrder");
 }
 
 #[test]

@@ -1,0 +1,485 @@
+//! Mounts of programs that are not ours: GeeseFS and s3fs. They mount by themselves and hold their connection alone, so
+//! what dies with one is its handles and what nobody has closed yet; the agent sees that, and mounts anew.
+//!
+//! Invariants: what they are told is a fixed list of arguments, into which only proved values go, so nothing that a user
+//! has written can become an option; the key goes through [`keys`]; a mount counts only once the right kind of file
+//! system lies at its place and the program has answered through it. Whatever a failed start has made is taken away.
+
+mod endpoint;
+mod geesefs;
+pub(super) mod keys;
+mod s3fs;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use mooring_control::{Credential, WorkerStatus};
+use rustix::fs::{Dir, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::fuse::Unmounted;
+use super::launch::{self, Duty, Launch};
+use super::native::{EXIT_PATIENCE, describe, no_credential};
+use super::{MountError, Mounter, fuse, mountpoint, words};
+use crate::backends::Foreign;
+use crate::desired::{About, Spec};
+use crate::facts;
+use crate::observed::mountinfo::{MountTable, Top};
+use crate::observed::process::Process;
+use crate::observed::record::{Phase, Record, Serving, Successions};
+use keys::Keys;
+
+/// How long a program may take to mount: it asks the store first, or soon after.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(20);
+const MOUNT_POLL: Duration = Duration::from_millis(5);
+
+/// How long a program may take to end after its mount has failed or was taken away in an orderly way.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// As much of a program's output as is searched for the cause of a failed start.
+const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
+
+/// What these programs do with names, sizes and listings: another host's change is seen within this time. GeeseFS's own
+/// default; s3fs's would be 15 minutes.
+const METADATA_TTL_SECONDS: u32 = 60;
+
+/// What a program is told, proved.
+#[derive(Debug)]
+struct Order<'a> {
+    /// `https://host[:port]`, nothing else.
+    endpoint: &'a str,
+    region: &'a str,
+    bucket: &'a str,
+    /// Without the slash at its end; empty for the whole bucket.
+    prefix: &'a str,
+    path_style: bool,
+    read_only: bool,
+    /// Whether a group may enter.
+    grouped: bool,
+    gid: u32,
+    /// Where it mounts.
+    path: &'a Path,
+    /// A private folder on disk.
+    cache_dir: &'a Path,
+    /// The key lies in the folder of this name.
+    mount: Uuid,
+}
+
+/// Why a program has not mounted, as far as it or the mount tell.
+#[derive(Debug)]
+enum Failed {
+    /// The store refuses the key.
+    KeyRefused,
+    /// The store has no such bucket.
+    BucketMissing,
+    /// The store does not answer.
+    StoreAway,
+    /// Something else.
+    Other(&'static str),
+}
+
+impl Mounter {
+    /// Mounts with a program that is not ours, after clearing away what `leftover` describes. Blocks until the mount
+    /// answers or has failed.
+    pub(super) fn start_foreign(
+        &self,
+        program: Foreign,
+        about: &About,
+        spec: &Spec,
+        leftover: Option<&Record>,
+    ) -> Result<WorkerStatus, MountError> {
+        let executable = self.find(program)?;
+        let path = spec.place.path(&self.mount_root);
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(about.uid, spec, sealed)?;
+        let serving = spec.serving(about.mode);
+        endpoint::check(&serving)?;
+        if let Some(status) = self.clear(about, &path, leftover)? {
+            return Ok(status);
+        }
+        self.keeper.forget(about.uid);
+        let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
+        let cache_dir = self.cache_dir.join(about.uid.to_string());
+        for folder in [&cache_dir, &self.runs.folder(about.uid)] {
+            mooring_identity::files::create_private_directory(folder)
+                .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        }
+        let order = Order::of(&serving, about, gid, &path, &cache_dir)?;
+        let keys = self.keys();
+        let arguments = match program {
+            Foreign::Geesefs => geesefs::arguments(&order, &keys)?,
+            Foreign::S3fs => s3fs::arguments(&order, &keys)?,
+        };
+        let record = |worker| Record {
+            assignment_uid: about.uid,
+            generation: about.generation,
+            spec_hash: about.spec_hash.clone(),
+            boot_id: facts::boot_id(),
+            phase: Phase::Launching,
+            path: path.clone(),
+            worker,
+            secret_version: sealed.secret_version.clone(),
+            key_fingerprint: sealed.fingerprint.clone(),
+            activation: about.activation.clone(),
+            connector: about.connector.clone(),
+            read_only: serving.read_only,
+            unix_group: about.unix_group.clone(),
+            serves: Some(serving.clone()),
+            started_for: None,
+            taken_over_by: None,
+            succession: None,
+            successions: Successions::default(),
+            mount_time: None,
+        };
+        give_key(program, &keys, about.uid, &credential)?;
+        let outcome = self.run_foreign(program, &executable, about.uid, &path, &arguments, record);
+        if outcome.is_err() {
+            keys.remove(about.uid);
+        }
+        outcome
+    }
+
+    /// Gives a live mount another key, as far as its program can take one.
+    pub(super) fn set_foreign_credential(
+        &self,
+        program: Foreign,
+        about: &About,
+        record: &Record,
+        spec: &Spec,
+    ) -> Result<WorkerStatus, MountError> {
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(record.assignment_uid, spec, sealed)?;
+        match program {
+            Foreign::Geesefs => {
+                give_key(program, &self.keys(), record.cache_of(), &credential)?;
+                self.write(&Record {
+                    secret_version: sealed.secret_version.clone(),
+                    key_fingerprint: sealed.fingerprint.clone(),
+                    ..record.clone()
+                })?;
+                Ok(status())
+            }
+            Foreign::S3fs => {
+                drop(credential);
+                self.find(program)?;
+                self.remount_when_idle(program, about, record, spec, &sealed.secret_version)
+            }
+        }
+    }
+
+    fn remount_when_idle(
+        &self,
+        program: Foreign,
+        about: &About,
+        record: &Record,
+        spec: &Spec,
+        secret_version: &str,
+    ) -> Result<WorkerStatus, MountError> {
+        if fuse::unmount(&record.path)? == Unmounted::Busy {
+            return Err(MountError::Credential {
+                reason: "RemountPending",
+                message: format!(
+                    "{} takes another key only when it is mounted anew, and somebody uses this mount now: it goes on with the \
+                     key of {}, and is mounted anew with {secret_version} as soon as nobody does; let the old key live \
+                     until then. Who uses it: fuser -vm {}",
+                    program.name(),
+                    record.secret_version,
+                    record.path.display()
+                ),
+            });
+        }
+        let begun = Instant::now();
+        // Nothing is open in it, so it ends soon.
+        while record.worker.is_alive() && begun.elapsed() < END_TIMEOUT {
+            std::thread::sleep(MOUNT_POLL);
+        }
+        let left = Record {
+            phase: Phase::Launching,
+            ..record.clone()
+        };
+        self.write(&left)?;
+        self.start_foreign(program, about, spec, Some(&left))
+    }
+
+    /// What can be said of a live mount: that its program runs. More it does not tell.
+    pub fn foreign_status(&self, process: Process) -> Result<WorkerStatus, String> {
+        match process.is_alive() {
+            true => Ok(status()),
+            false => Err("its program has ended".to_owned()),
+        }
+    }
+
+    /// Where foreign programs find their keys.
+    pub(super) fn keys(&self) -> Keys {
+        Keys::below(self.runs.run_dir())
+    }
+
+    /// Where the program of a backend is, if this host has it.
+    pub(super) fn find(&self, program: Foreign) -> Result<PathBuf, MountError> {
+        match self.programs.find(program) {
+            Ok(path) => Ok(path.to_owned()),
+            Err(missing) => Err(MountError::host("BackendMissing", missing.to_string())),
+        }
+    }
+
+    fn run_foreign(
+        &self,
+        program: Foreign,
+        executable: &Path,
+        uid: Uuid,
+        path: &Path,
+        arguments: &[OsString],
+        record: impl Fn(Process) -> Record,
+    ) -> Result<WorkerStatus, MountError> {
+        self.runs.bound_log(uid);
+        let log = self.runs.log(uid);
+        let said_before = std::fs::metadata(&log).map_or(0, |found| found.len());
+        let launch = Launch {
+            unit: &launch::unit_name(uid),
+            program: executable,
+            arguments,
+            log: &log,
+            duty: Duty::Mounts,
+        };
+        let process = self.launcher.start(&launch).map_err(|error| {
+            MountError::host(
+                "BackendBroken",
+                format!("cannot start {}: {error}", executable.display()),
+            )
+        })?;
+        self.write(&record(process))?;
+        let output = Output {
+            log: &log,
+            from: said_before,
+        };
+        match await_mount(program, process, path, &output) {
+            Ok(()) => {
+                self.write(&Record {
+                    phase: Phase::Mounted,
+                    mount_time: Some(self.clock.now()),
+                    ..record(process)
+                })?;
+                Ok(status())
+            }
+            Err(failed) => {
+                // Nothing was announced, so nothing can be lost.
+                process.end(EXIT_PATIENCE);
+                if let Err(error) = fuse::detach(path) {
+                    tracing::warn!(path = %path.display(), %error, "a failed mount cannot be taken away yet");
+                }
+                Err(failed.describe(program, &log))
+            }
+        }
+    }
+}
+
+impl<'a> Order<'a> {
+    /// Proves what goes into arguments. The catalog has refused all of this already; a program that takes one text for
+    /// another could do anything with a host, so nobody is believed here.
+    fn of(
+        serving: &'a Serving,
+        about: &About,
+        gid: u32,
+        path: &'a Path,
+        cache_dir: &'a Path,
+    ) -> Result<Order<'a>, MountError> {
+        let word = |text: &str| {
+            let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            (1..=63).contains(&text.len())
+                && text.bytes().all(inner)
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+        };
+        let refuse = |what: &str| {
+            Err(MountError::host(
+                "InvalidOrder",
+                format!("the connector's {what} cannot be given to a program: correct it in the catalog"),
+            ))
+        };
+        let region = match serving.region.as_str() {
+            "" => "us-east-1",
+            region => region,
+        };
+        if !word(&serving.bucket) {
+            return refuse("bucket");
+        }
+        if !word(region) {
+            return refuse("region");
+        }
+        let prefix = serving.prefix.strip_suffix('/').unwrap_or(&serving.prefix);
+        let bad_part = |part: &str| matches!(part, "" | "." | "..");
+        if serving.prefix.chars().any(char::is_control)
+            || (!serving.prefix.is_empty() && prefix.split('/').any(bad_part))
+        {
+            return refuse("prefix");
+        }
+        Ok(Order {
+            endpoint: &serving.endpoint,
+            region,
+            bucket: &serving.bucket,
+            prefix,
+            path_style: serving.path_style,
+            read_only: serving.read_only,
+            grouped: about.unix_group.is_some(),
+            gid,
+            path,
+            cache_dir,
+            mount: about.uid,
+        })
+    }
+}
+
+impl Failed {
+    fn describe(self, program: Foreign, log: &Path) -> MountError {
+        let said = format!(
+            "{} last said: {}; its log is {}",
+            program.name(),
+            words::last(log),
+            log.display()
+        );
+        match self {
+            Failed::KeyRefused => MountError::Credential {
+                reason: "KeyRefused",
+                message: format!(
+                    "the S3 service refuses the key; check the bucket's policy, or add a new version to the secret. {said}"
+                ),
+            },
+            Failed::BucketMissing => MountError::Store {
+                reason: "BucketMissing",
+                message: format!(
+                    "the S3 service has no such bucket, or hides it from this key; create it, or correct the connector. {said}"
+                ),
+            },
+            Failed::StoreAway => MountError::Store {
+                reason: "StoreUnavailable",
+                message: format!(
+                    "the S3 service does not answer; check the connector's endpoint and this host's network. {said}"
+                ),
+            },
+            Failed::Other(what) => MountError::host("BackendFailed", format!("{what}. {said}")),
+        }
+    }
+}
+
+/// What a program has written since it was started.
+struct Output<'a> {
+    log: &'a Path,
+    from: u64,
+}
+
+impl Output<'_> {
+    fn text(&self) -> String {
+        let read = || {
+            let mut file = File::open(self.log)?;
+            file.seek(SeekFrom::Start(self.from))?;
+            let mut bytes = Vec::new();
+            file.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes)?;
+            std::io::Result::Ok(bytes)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    }
+}
+
+fn status() -> WorkerStatus {
+    WorkerStatus {
+        started: true,
+        ..WorkerStatus::default()
+    }
+}
+
+fn give_key(program: Foreign, keys: &Keys, mount: Uuid, credential: &Credential) -> Result<(), MountError> {
+    match program {
+        Foreign::Geesefs => geesefs::give_key(keys, mount, credential),
+        Foreign::S3fs => s3fs::give_key(keys, mount, credential),
+    }
+}
+
+/// Waits until the program's own mount lies at `path` and it has answered through it with something that the store has
+/// told it.
+fn await_mount(program: Foreign, process: Process, path: &Path, output: &Output<'_>) -> Result<(), Failed> {
+    let begun = Instant::now();
+    let said = |otherwise| match program {
+        // It tells what is wrong with the store through the mount.
+        Foreign::Geesefs => otherwise,
+        Foreign::S3fs => s3fs::failure(&output.text()).unwrap_or(otherwise),
+    };
+    while !is_mounted(program, path) {
+        if !process.is_alive() {
+            process.reap();
+            return Err(said(Failed::Other("it has ended instead of mounting")));
+        }
+        if begun.elapsed() > MOUNT_TIMEOUT {
+            return Err(said(Failed::StoreAway));
+        }
+        std::thread::sleep(MOUNT_POLL);
+    }
+    let answer = look_into(path, MOUNT_TIMEOUT.saturating_sub(begun.elapsed()));
+    if let Some(failed) = s3fs::failure(&output.text()).filter(|_| program == Foreign::S3fs) {
+        return Err(failed);
+    }
+    match answer {
+        Some(Ok(())) if process.is_alive() && is_mounted(program, path) => Ok(()),
+        Some(Ok(())) => Err(Failed::Other("it has ended soon after it had mounted")),
+        Some(Err(Errno::ACCESS | Errno::PERM)) => Err(Failed::KeyRefused),
+        Some(Err(Errno::NXIO)) => Err(Failed::BucketMissing),
+        Some(Err(_)) | None => Err(Failed::StoreAway),
+    }
+}
+
+fn is_mounted(program: Foreign, path: &Path) -> bool {
+    let table = MountTable::read();
+    table.is_ok_and(
+        |table| matches!(table.top(path), Top::Ours(entry) if entry.file_system == program.file_system()),
+    )
+}
+
+/// Asks a mount for its numbers and for the first names in its root folder, which it has to ask the store for. `None`
+/// when it does not answer in time: the asking thread ends with the mount.
+fn look_into(path: &Path, deadline: Duration) -> Option<Result<(), Errno>> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let path = path.to_owned();
+    let thread = std::thread::Builder::new().name("look-into-mount".to_owned());
+    let looked = move || {
+        rustix::fs::statfs(&path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, FileMode::empty())?;
+        let mut names = Dir::new(folder)?;
+        // `.` and `..` may come from the program's memory.
+        for name in (&mut names).take(3) {
+            name?;
+        }
+        Ok(())
+    };
+    thread
+        .spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = answer.send(looked());
+        })
+        .ok()?;
+    answered.recv_timeout(deadline).ok()
+}
+
+/// A path as a part of an option or of a command. It is made of what the operator has configured and of uids.
+fn plain(path: &Path) -> Result<&str, MountError> {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    path.to_str()
+        .filter(|text| text.bytes().all(harmless))
+        .ok_or_else(|| {
+            MountError::host(
+                "FolderUnusable",
+                format!(
+                    "{} has characters that mean something in options of other programs; name run_dir and cache_dir in the \
+                     agent's configuration with letters, digits and . _ - + alone",
+                    path.display()
+                ),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Where foreign programs read their keys: one private folder per mount on a file system in memory, never the command
+//! line, never the environment, never a disk.
+//!
+//! Invariant: what lies here belongs to a mount whose program may still run; whoever forgets the run removes it.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use mooring_identity::files;
+use rustix::mount::MountFlags;
+use uuid::Uuid;
+
+use super::super::MountError;
+use super::super::native::describe;
+
+/// File system types of statfs(2) that live in memory.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
+/// Two small files for each mount: room for thousands.
+const OPTIONS: &str = "size=16m,mode=0700";
+
+/// The folders of all mounts.
+#[derive(Clone, Debug)]
+pub(in crate::mounter) struct Keys {
+    folder: PathBuf,
+}
+
+impl Keys {
+    /// Below the run folder, which is in memory already on most hosts.
+    pub(in crate::mounter) fn below(run_dir: &Path) -> Keys {
+        Keys {
+            folder: run_dir.join("keys"),
+        }
+    }
+
+    /// The path of a file with which the program of one mount is told its key. It goes into command lines and other
+    /// programs' options, so it must have no character that means something there.
+    pub(super) fn path(&self, mount: Uuid, name: &str) -> PathBuf {
+        self.folder.join(mount.to_string()).join(name)
+    }
+
+    /// Replaces one file.
+    pub(super) fn write(&self, mount: Uuid, name: &str, content: &[u8]) -> Result<(), MountError> {
+        let failed = |error: mooring_identity::Error| MountError::host("HostError", describe(&error));
+        self.prepare()?;
+        files::create_private_directory(&self.folder.join(mount.to_string())).map_err(failed)?;
+        files::write_atomic(&self.path(mount, name), content, files::PRIVATE).map_err(failed)
+    }
+
+    /// Forgets the key of a mount that has ended, if it had one here.
+    pub(in crate::mounter) fn remove(&self, mount: Uuid) {
+        let folder = self.folder.join(mount.to_string());
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        for entry in entries {
+            if let Err(error) = std::fs::remove_file(entry.path()) {
+                tracing::error!(path = %entry.path().display(), %error,
+                    "the key of a mount that has ended cannot be removed; remove it by hand");
+            }
+        }
+        let _ = std::fs::remove_dir(folder);
+    }
+
+    fn prepare(&self) -> Result<(), MountError> {
+        files::create_private_directory(&self.folder)
+            .map_err(|error| MountError::host("HostError", describe(&error)))?;
+        let found = rustix::fs::statfs(&self.folder)
+            .map_err(|errno| MountError::io("look at", &self.folder, errno))?;
+        if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.f_type) {
+            return Ok(());
+        }
+        let options = CString::new(OPTIONS).expect("the options are words and numbers");
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("mooring-keys", &self.folder, "tmpfs", flags, options.as_c_str())
+            .map_err(|errno| MountError::io("mount memory for keys at", &self.folder, errno))
+    }
+}
