@@ -123,7 +123,7 @@ fn a_connector_that_cannot_be_is_refused_with_its_fields_and_nothing_is_stored()
     let create = |id: &str, endpoint: &str, bucket: &str, mount: &str| {
         let key = world.secret_file();
         let refusal = world.operator.refused(&format!(
-            "connectors create {id} --project ml --endpoint {endpoint} --bucket {bucket} --mount-name {mount} \
+            "connectors create {id} --project ml --endpoint {endpoint} --bucket={bucket} --mount-name {mount} \
              --access-key-id {ACCESS_KEY_ID} --new-secret-secret-access-key-file {}",
             key.display(),
         ));
@@ -132,17 +132,15 @@ fn a_connector_that_cannot_be_is_refused_with_its_fields_and_nothing_is_stored()
     };
     let good = world.store.endpoint.clone();
     for (endpoint, bucket, mount, field) in [
-        (good.as_str(), "dotted.bucket", "fine", "bucket"),
-        (good.as_str(), "--help", "fine", "bucket"),
-        (good.as_str(), "fine", "..", "mount_name"),
-        (good.as_str(), "fine", "../../etc", "mount_name"),
-        ("https://s3.example.com/a/path", "fine", "fine", "endpoint"),
-        ("https://user:word@s3.example.com", "fine", "fine", "endpoint"),
-        ("https://169.254.169.254", "fine", "fine", "endpoint"),
+        (good.as_str(), "dotted.bucket", "fine", "--bucket"),
+        (good.as_str(), "--help", "fine", "--bucket"),
+        (good.as_str(), "fine", "..", "--mount-name"),
+        (good.as_str(), "fine", "../../etc", "--mount-name"),
+        ("https://s3.example.com/a/path", "fine", "fine", "--endpoint"),
+        ("https://user:word@s3.example.com", "fine", "fine", "--endpoint"),
+        ("https://169.254.169.254", "fine", "fine", "--endpoint"),
     ] {
-        // `--bucket --help` would be read as a flag; the sign makes it a value.
-        let bucket_argument = if bucket.starts_with('-') { continue } else { bucket };
-        let refusal = create("bad", endpoint, bucket_argument, mount);
+        let refusal = create("bad", endpoint, bucket, mount);
         assert!(refusal.contains(field), "{endpoint} {bucket} {mount}: {refusal}");
     }
     let connectors = world.operator.json("connectors list --project ml");
