@@ -15,5 +15,6 @@ mod orders;
 mod secrets;
 mod standalone;
 mod store;
+mod succession;
 mod survival;
 mod walk;

@@ -4,6 +4,7 @@
 //! The worker ends when its mount is unmounted, or when no agent has started it in time. It never mounts
 //! and never unmounts.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +23,14 @@ use zeroize::Zeroizing;
 use crate::credentials::{AccessKey, Credential, LiveCredential};
 use crate::filesystem::{Filesystem, Presentation, Settings};
 use crate::fuse::session::Session;
-use crate::mount::{MountError, open_filesystem, runtime, set_read_ahead_of};
+use crate::mount::{MountError, go_on, open_filesystem, prepare_staging, runtime, set_read_ahead_of};
 use crate::namespace::names::Prefix;
 use crate::store::Deadlines;
 use crate::store::address::{AddressRules, Network};
 use crate::store::s3::S3Options;
+use crate::succession::Recorder;
+use crate::succession::log::Log;
+use crate::writer::staging::Staging;
 
 /// A worker that nobody starts within this time has lost its agent: it ends, and the agent makes another.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -53,6 +57,12 @@ enum Event {
     Unmounted,
 }
 
+/// How a mount's service ends.
+enum Ended {
+    Unmounted,
+    BySignal,
+}
+
 struct Worker {
     runtime: Handle,
     phase: Mutex<Phase>,
@@ -73,6 +83,23 @@ struct Served {
     assignment_uid: String,
     filesystem: Arc<Filesystem>,
     credential: Arc<LiveCredential>,
+    fuse_descriptor: i32,
+}
+
+impl Served {
+    /// Whether another process can succeed this one.
+    fn resend(&self) -> bool {
+        self.filesystem.recorder().is_on()
+    }
+}
+
+/// Where a mount comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was made just now.
+    Fresh,
+    /// Another process has served it, and is dead.
+    Inherited,
 }
 
 /// Serves one mount; returns when it is unmounted.
@@ -100,10 +127,14 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
         .map_err(|error| MountError::new(format!("threads cannot be started: {error}"), "raise the limit"))?;
     let outcome = runtime.block_on(wait(&mut happened));
     let served = worker.served();
-    let clean = match served {
+    let clean = match &served {
         Some(served) => runtime.block_on(served.filesystem.stop(UPLOAD_GRACE)),
         None => true,
     };
+    if let (Some(served), Ok(Ended::Unmounted)) = (&served, &outcome) {
+        // After a signal the mount is still there, and another worker may go on with it.
+        served.filesystem.leave_nothing();
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     // The thread that owns the listener never ends by itself.
     socket.remove();
@@ -118,11 +149,11 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
     }
 }
 
-async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<(), MountError> {
+async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<Ended, MountError> {
     use tokio::signal::unix::{SignalKind, signal};
     match tokio::time::timeout(START_DEADLINE, happened.recv()).await {
         Ok(Some(Event::Started)) => {}
-        Ok(Some(Event::Unmounted)) => return Ok(()),
+        Ok(Some(Event::Unmounted)) => return Ok(Ended::Unmounted),
         Ok(Some(Event::StartFailed) | None) => {
             return Err(MountError::new(
                 "the mount could not be started",
@@ -138,14 +169,16 @@ async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<(), Mount
     }
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         happened.recv().await;
-        return Ok(());
+        return Ok(Ended::Unmounted);
     };
     tokio::select! {
         // Both arms are cancel-safe: the process ends after either.
-        _ = happened.recv() => {}
-        _ = terminate.recv() => tracing::warn!("a signal ends the worker while its mount is in use"),
+        _ = happened.recv() => Ok(Ended::Unmounted),
+        _ = terminate.recv() => {
+            tracing::warn!("a signal ends the worker while its mount is in use");
+            Ok(Ended::BySignal)
+        }
     }
-    Ok(())
 }
 
 impl Worker {
@@ -196,26 +229,20 @@ impl Worker {
                     remedy: "start the worker of the agent's own version".to_owned(),
                     key_refused: false,
                 },
-                ToWorker::Start { config: _ } if !self.begin_start() => failed(MountError::new(
-                    "this worker serves a mount already, or is about to",
-                    "start another worker",
-                )),
-                ToWorker::Start { config } => match self.start(config, descriptor) {
-                    Ok(()) => FromWorker::Started {
-                        resend: false,
-                        fuse_descriptor: None,
-                    },
-                    Err(error) => {
-                        let told = connection.send(&failed(error), None);
-                        // After the answer, since it ends the process.
-                        let _ = self.events.send(Event::StartFailed);
-                        return told;
-                    }
+                ToWorker::Start { config: _ } | ToWorker::Succeed { config: _ } if !self.begin_start() => {
+                    failed(MountError::new(
+                        "this worker serves a mount already, or is about to",
+                        "start another worker",
+                    ))
+                }
+                ToWorker::Start { config } => match self.start(config, descriptor, Origin::Fresh) {
+                    Ok(started) => started,
+                    Err(error) => return self.tell_failure(connection, error),
                 },
-                ToWorker::Succeed { config: _ } => failed(MountError::new(
-                    "this worker cannot go on with the mount of another one",
-                    "mount anew",
-                )),
+                ToWorker::Succeed { config } => match self.start(config, descriptor, Origin::Inherited) {
+                    Ok(started) => started,
+                    Err(error) => return self.tell_failure(connection, error),
+                },
                 ToWorker::SetCredential { credential } => match served {
                     Some(served) => {
                         served.credential.replace(access_key(&credential));
@@ -240,6 +267,14 @@ impl Worker {
         }
     }
 
+    /// Ends the process, once the agent knows why.
+    fn tell_failure(&self, connection: &Connection, error: MountError) -> Result<(), TransportError> {
+        let told = connection.send(&failed(error), None);
+        // The receiver is gone when the process is ending anyway.
+        let _ = self.events.send(Event::StartFailed);
+        told
+    }
+
     fn hello(&self) -> FromWorker {
         let served = self.served();
         FromWorker::Hello {
@@ -247,8 +282,8 @@ impl Worker {
             pid: std::process::id(),
             started: served.is_some(),
             assignment_uid: served.as_ref().map(|served| served.assignment_uid.clone()),
-            fuse_descriptor: None,
-            resend: false,
+            fuse_descriptor: served.as_ref().map(|served| served.fuse_descriptor),
+            resend: served.as_ref().is_some_and(|served| served.resend()),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -272,20 +307,40 @@ impl Worker {
         }
     }
 
-    fn start(&self, config: WorkerConfig, descriptor: Option<OwnedFd>) -> Result<(), MountError> {
+    fn start(
+        &self,
+        config: WorkerConfig,
+        descriptor: Option<OwnedFd>,
+        origin: Origin,
+    ) -> Result<FromWorker, MountError> {
         let descriptor = descriptor
             .ok_or_else(|| MountError::new("no FUSE descriptor came with the message", "send it along"))?;
         let assignment_uid = config.assignment_uid.clone();
+        let succession = config.succession.clone();
         let credential = LiveCredential::new(access_key(&config.credential));
         let (store, settings) = supervised_settings(config, &credential)?;
-        let filesystem = self.runtime.block_on(open_filesystem(store, settings))?;
-        let connection = fuse_connection(&descriptor);
-        let session = Session::of_descriptor(Arc::clone(&filesystem), descriptor).map_err(|error| {
-            MountError::new(
-                format!("the FUSE descriptor does not work: {error}"),
-                "it must be of a fresh mount that nobody serves",
-            )
-        })?;
+        let minor = fuse_connection(&descriptor);
+        let _inside = self.runtime.enter();
+        let (filesystem, session) = match origin {
+            Origin::Fresh => {
+                let recorder = fresh_recorder(succession.as_deref());
+                prepare_staging(&settings.staging)?;
+                Staging::without_successor(settings.staging.clone()).purge(&HashMap::new());
+                let filesystem = self
+                    .runtime
+                    .block_on(open_filesystem(store, settings, recorder))?;
+                let session =
+                    Session::of_descriptor(Arc::clone(&filesystem), descriptor).map_err(|error| {
+                        MountError::new(
+                            format!("the FUSE descriptor does not work: {error}"),
+                            "it must be of a fresh mount that nobody serves",
+                        )
+                    })?;
+                (filesystem, session)
+            }
+            Origin::Inherited => inherit(succession.as_deref(), store, settings, descriptor)?,
+        };
+        let fuse_descriptor = session.descriptor();
         let events = self.events.clone();
         let tell = move || {
             // The receiver is gone when the process is ending anyway.
@@ -294,17 +349,29 @@ impl Worker {
         session.start(tell).map_err(|error| {
             MountError::new(format!("threads cannot be started: {error}"), "raise the limit")
         })?;
-        if let Some(minor) = connection {
+        if let Some(minor) = minor {
             set_read_ahead_of(0, minor);
         }
-        tracing::info!(assignment = assignment_uid, "the mount is served");
-        *self.phase.lock() = Phase::Serving(Arc::new(Served {
+        filesystem.take_up();
+        let served = Served {
             assignment_uid,
             filesystem,
             credential,
-        }));
+            fuse_descriptor,
+        };
+        let resend = served.resend();
+        tracing::info!(
+            assignment = served.assignment_uid,
+            inherited = origin == Origin::Inherited,
+            resend,
+            "the mount is served"
+        );
+        *self.phase.lock() = Phase::Serving(Arc::new(served));
         let _ = self.events.send(Event::Started);
-        Ok(())
+        Ok(FromWorker::Started {
+            resend,
+            fuse_descriptor: Some(fuse_descriptor),
+        })
     }
 
     fn status(&self) -> WorkerStatus {
@@ -331,6 +398,61 @@ impl Worker {
             writable: health.writable,
         }
     }
+}
+
+/// Who notes what a successor must know. Without a place for that, nobody succeeds this worker.
+fn fresh_recorder(succession: Option<&Path>) -> Recorder {
+    let Some(folder) = succession else {
+        return Recorder::default();
+    };
+    Recorder::begin(folder).unwrap_or_else(|error| {
+        tracing::warn!(
+            folder = %folder.display(), %error,
+            "what a successor must know cannot be written; if this process dies, the mount ends"
+        );
+        Recorder::default()
+    })
+}
+
+/// Goes on with a mount whose worker is dead.
+fn inherit(
+    succession: Option<&Path>,
+    store: S3Options,
+    settings: Settings,
+    descriptor: OwnedFd,
+) -> Result<(Arc<Filesystem>, Session), MountError> {
+    let unreadable = |error: std::io::Error| {
+        MountError::new(
+            format!("what the dead worker has left cannot be read: {error}"),
+            "mount anew",
+        )
+    };
+    let folder = succession
+        .ok_or_else(|| MountError::new("the configuration names no folder for succession", "mount anew"))?;
+    let inheritance = Log::read(folder).map_err(unreadable)?;
+    let agreed = inheritance.connection.ok_or_else(|| {
+        MountError::new(
+            "the dead worker has not shaken hands with the kernel",
+            "mount anew",
+        )
+    })?;
+    let recorder = Recorder::go_on(folder, inheritance.clone()).map_err(unreadable)?;
+    let taken = go_on(store, settings, recorder.clone(), &inheritance).and_then(|filesystem| {
+        let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed);
+        let session = session.and_then(|session| session.ask_again().map(|()| session));
+        let session = session.map_err(|error| {
+            MountError::new(
+                format!("the connection of the dead worker cannot be taken over: {error}"),
+                "mount anew",
+            )
+        })?;
+        Ok((filesystem, session))
+    });
+    if taken.is_err() {
+        // Somebody else may still try, and finds everything as it was.
+        recorder.leave();
+    }
+    taken
 }
 
 fn supervised_settings(

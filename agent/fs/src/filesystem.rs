@@ -15,6 +15,7 @@ mod folders;
 mod moves;
 mod removal;
 mod subtrees;
+mod succession;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 pub use self::attributes::AttributeChange;
 pub use self::files::{Existing, Opened};
 use self::subtrees::{Claim, Purpose, Subtrees};
+use crate::clock;
 use crate::error::FsError;
 use crate::handle::Handles;
 use crate::namespace::inode::{Ino, Kind, Table};
@@ -36,7 +38,9 @@ use crate::namespace::runs::Entry;
 use crate::namespace::{Answer, Namespace};
 use crate::reader::Reader;
 use crate::store::{ObjectStore, StoreError};
+use crate::succession::Recorder;
 use crate::writer::Writer;
+use crate::writer::staging::Staging;
 
 /// Files uploaded at the same time when a mount ends.
 const UPLOADS_AT_END: usize = 16;
@@ -77,6 +81,8 @@ pub struct Parts {
     pub reader: Reader,
     /// Where futures run.
     pub runtime: Handle,
+    /// What a successor will know.
+    pub recorder: Recorder,
 }
 
 /// One mounted bucket.
@@ -94,6 +100,7 @@ pub struct Filesystem {
     tasks: TaskTracker,
     stopping: CancellationToken,
     runtime: Handle,
+    recorder: Recorder,
 }
 
 /// Attributes as an application sees them.
@@ -150,31 +157,47 @@ pub struct Health {
 impl Filesystem {
     /// A filesystem that has asked nothing of the store yet.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Filesystem> {
+        let staging = Staging {
+            folder: settings.staging.clone(),
+            recorder: parts.recorder.clone(),
+        };
+        let table = Table::new(clock::wall(), parts.recorder.clone());
+        let handles = Handles::new(parts.recorder.clone());
+        Filesystem::of(settings, parts, staging, (table, handles))
+    }
+
+    fn of(
+        settings: Settings,
+        parts: Parts,
+        staging: Staging,
+        (table, handles): (Table, Handles),
+    ) -> Arc<Filesystem> {
         let Settings {
             prefix,
             read_only,
             metadata_ttl,
             presentation,
-            staging,
+            staging: _,
         } = settings;
         let Parts {
             store,
             reader,
             runtime,
+            recorder,
         } = parts;
         let tasks = TaskTracker::new();
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(
                 Arc::clone(&store),
-                prefix,
-                metadata_ttl,
+                (prefix, metadata_ttl),
+                table,
                 tasks.clone(),
                 runtime.clone(),
             )),
             writer: Writer::new(Arc::clone(&store), staging),
             store,
             reader,
-            handles: Handles::default(),
+            handles,
             presentation,
             read_only,
             health: Mutex::default(),
@@ -182,6 +205,7 @@ impl Filesystem {
             tasks,
             stopping: CancellationToken::new(),
             runtime,
+            recorder,
         })
     }
 

@@ -5,6 +5,9 @@
 //! kernel's INTERRUPT is not served by fuser, so the deadline is what keeps an operation from hanging:
 //! questions and reads have one over all, changes and uploads end by those of their requests, which follow
 //! progress, since cutting them short would leave half of them done.
+//!
+//! Before every reply, what a successor must know of it is written down; and requests that cannot simply be done
+//! twice are told apart by their numbers, which is all that this layer does about succession.
 
 mod convert;
 mod listing;
@@ -35,6 +38,8 @@ use crate::filesystem::{AttributeChange, Existing, Filesystem, Found, Lookup};
 use crate::handle::HandleId;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::{FileName, NAME_BYTES_MAX};
+use crate::succession::Attempt;
+use crate::succession::record::{Connection, Record};
 
 /// Lookups, attributes, listings, opens: beyond the store's own deadline of 30 s for such requests with
 /// its retries, and below the minute after which a program is thought to hang.
@@ -68,6 +73,9 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 const STATFS_BLOCKS: u64 = 1 << 38; // 1 PiB
 const STATFS_FILES: u64 = 1 << 32;
 
+/// What the kernel says of its own read-ahead: 128 KiB, always. What we make of it goes by `read_ahead_kb`.
+const READAHEAD_BYTES: u32 = 128 << 10;
+
 const GENERATION: Generation = Generation(0);
 
 /// What is worth reading of fuser's own log. It warns of every operation that we leave to the kernel on purpose, and
@@ -93,6 +101,11 @@ impl Fuse {
         operation: impl Future<Output = Result<T, FsError>> + Send + 'static,
         reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
+        let filesystem = Arc::clone(&self.filesystem);
+        let reply = move |result| {
+            filesystem.write_down();
+            reply(result);
+        };
         let mut operation = Box::pin(operation.instrument(span));
         let inside_runtime = self.filesystem.runtime().enter();
         if let Poll::Ready(result) = operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -112,6 +125,55 @@ impl Fuse {
             reply(result);
         };
         self.filesystem.tasks().spawn_on(rest, self.filesystem.runtime());
+    }
+
+    /// The same for a request that cannot simply be done twice.
+    fn answer_once<T, F>(
+        &self,
+        span: Span,
+        deadline: Option<Duration>,
+        request: &Request,
+        operation: impl FnOnce(Arc<Filesystem>, Arc<Attempt>) -> F,
+        reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = Result<T, FsError>> + Send + 'static,
+    {
+        let attempt = Arc::new(self.attempt(request));
+        let operation = operation(Arc::clone(&self.filesystem), Arc::clone(&attempt));
+        self.answer(span, deadline, operation, move |result| {
+            reply(result);
+            attempt.answered();
+        });
+    }
+
+    /// What a successor must offer the kernel's protocol, and whether there can be one.
+    fn note_connection(&self, config: &KernelConfig) {
+        let recorder = self.filesystem.recorder();
+        let offered = config.capabilities();
+        if !offered.contains(InitFlags::FUSE_HAS_RESEND) {
+            if recorder.is_on() {
+                tracing::warn!(
+                    "this kernel cannot send requests again: if this process dies, the mount ends"
+                );
+            }
+            recorder.give_up();
+            return;
+        }
+        let agreed = CAPABILITIES
+            .into_iter()
+            .fold(InitFlags::empty(), |all, one| all | one)
+            & offered;
+        recorder.note(&Record::Connection(Connection {
+            minor: config.kernel_abi().1,
+            readahead_bytes_max: READAHEAD_BYTES,
+            capabilities: agreed.bits(),
+        }));
+        self.filesystem.write_down();
+    }
+
+    fn attempt(&self, request: &Request) -> Attempt {
+        Attempt::at(self.filesystem.recorder(), request.unique().0)
     }
 
     /// After the last close: what could not be uploaded by then goes on in the background.
@@ -135,6 +197,7 @@ impl fuser::Filesystem for Fuse {
         // Both take the nearest possible value themselves when told an impossible one.
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
+        self.note_connection(config);
         Ok(())
     }
 
@@ -217,7 +280,7 @@ impl fuser::Filesystem for Fuse {
 
     fn mknod(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -233,18 +296,18 @@ impl fuser::Filesystem for Fuse {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("mknod", parent = parent.0, name = ?name),
             None,
-            async move { filesystem.make_file(Ino(parent.0), &name).await },
+            request,
+            move |filesystem, attempt| async move { filesystem.make_file(Ino(parent.0), &name, &attempt).await },
             move |result| reply_entry(reply, result.map_err(FsError::by_path)),
         );
     }
 
     fn mkdir(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         _mode: u32,
@@ -255,46 +318,48 @@ impl fuser::Filesystem for Fuse {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("mkdir", parent = parent.0, name = ?name),
             None,
-            async move { filesystem.make_folder(Ino(parent.0), &name).await },
+            request,
+            move |filesystem, attempt| async move { filesystem.make_folder(Ino(parent.0), &name, &attempt).await },
             move |result| reply_entry(reply, result.map_err(FsError::by_path)),
         );
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = match FileName::parse(name) {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("unlink", parent = parent.0, name = ?name),
             None,
-            async move { filesystem.remove_file(Ino(parent.0), &name).await },
+            request,
+            move |filesystem, attempt| async move { filesystem.remove_file(Ino(parent.0), &name, &attempt).await },
             move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = match FileName::parse(name) {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("rmdir", parent = parent.0, name = ?name),
             None,
-            async move { filesystem.remove_folder(Ino(parent.0), &name).await },
+            request,
+            move |filesystem, attempt| async move {
+                filesystem.remove_folder(Ino(parent.0), &name, &attempt).await
+            },
             move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -310,26 +375,29 @@ impl fuser::Filesystem for Fuse {
             (Err(error), _) | (_, Err(error)) => return reply.error(errno(&error)),
         };
         let keep_target = flags.contains(RenameFlags::RENAME_NOREPLACE);
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("rename", parent = parent.0, from = ?from, newparent = newparent.0, to = ?to),
             None,
-            async move {
-                filesystem
-                    .rename((Ino(parent.0), &from), (Ino(newparent.0), &to), keep_target)
-                    .await
+            request,
+            move |filesystem, attempt| async move {
+                let (from, to) = ((Ino(parent.0), &from), (Ino(newparent.0), &to));
+                filesystem.rename(from, to, keep_target, &attempt).await
             },
             move |result| reply_empty(reply, result.map_err(FsError::by_path)),
         );
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let truncate = open_flags(flags.0).contains(OFlags::TRUNC);
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("open", ino = ino.0),
             Some(QUESTION_DEADLINE),
-            async move { filesystem.open(Ino(ino.0), access(flags), truncate).await },
+            request,
+            move |filesystem, attempt| async move {
+                filesystem
+                    .open(Ino(ino.0), access(flags), truncate, &attempt)
+                    .await
+            },
             move |result| match result {
                 Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
                 Err(error) => reply.error(errno(&error.by_path())),
@@ -339,7 +407,7 @@ impl fuser::Filesystem for Fuse {
 
     fn create(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         _mode: u32,
@@ -357,13 +425,14 @@ impl fuser::Filesystem for Fuse {
             (false, true) => Existing::Truncate,
             (false, false) => Existing::Open,
         };
-        let filesystem = Arc::clone(&self.filesystem);
-        self.answer(
+        self.answer_once(
             debug_span!("create", parent = parent.0, name = ?name),
             Some(QUESTION_DEADLINE),
-            async move {
+            request,
+            move |filesystem, attempt| async move {
+                let access = access(OpenFlags(flags));
                 filesystem
-                    .create_or_open(Ino(parent.0), &name, access(OpenFlags(flags)), existing)
+                    .create_or_open(Ino(parent.0), &name, access, existing, &attempt)
                     .await
             },
             move |result| match result {
@@ -404,7 +473,7 @@ impl fuser::Filesystem for Fuse {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -415,11 +484,15 @@ impl fuser::Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         let _span = debug_span!("write", ino = ino.0, offset, size = data.len()).entered();
-        match self.filesystem.write(HandleId(fh.0), offset, data) {
+        let attempt = self.attempt(request);
+        let written = self.filesystem.write(HandleId(fh.0), offset, data, &attempt);
+        self.filesystem.write_down();
+        match written {
             // The kernel sends at most WRITE_BYTES_MAX, so it fits.
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(errno(&error)),
         }
+        attempt.answered();
     }
 
     fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -446,6 +519,7 @@ impl fuser::Filesystem for Fuse {
         if let Some(dirty) = self.filesystem.release(HandleId(fh.0)) {
             self.settle(dirty);
         }
+        self.filesystem.write_down();
         reply.ok();
     }
 
@@ -459,9 +533,12 @@ impl fuser::Filesystem for Fuse {
         );
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let _span = debug_span!("opendir", ino = ino.0).entered();
-        match self.filesystem.open_folder(Ino(ino.0)) {
+        let attempt = self.attempt(request);
+        let opened = self.filesystem.open_folder(Ino(ino.0), &attempt);
+        self.filesystem.write_down();
+        match opened {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
         }
@@ -492,6 +569,7 @@ impl fuser::Filesystem for Fuse {
     ) {
         let _span = debug_span!("releasedir", ino = ino.0).entered();
         self.filesystem.release_folder(HandleId(fh.0));
+        self.filesystem.write_down();
         reply.ok();
     }
 
@@ -550,6 +628,7 @@ impl fuser::Filesystem for Fuse {
             (0, None) => Err(FsError::TooLarge),
             _ => Err(FsError::Unsupported),
         };
+        self.filesystem.write_down();
         reply_empty(reply, result);
     }
 }

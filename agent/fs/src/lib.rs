@@ -19,4 +19,6 @@ pub mod offload;
 pub mod options;
 pub mod reader;
 pub mod store;
+pub mod succession;
+pub mod sys;
 pub mod writer;

@@ -9,7 +9,7 @@ use clap::Parser;
 use mooring_fs::fuse::LOG_FILTER;
 use mooring_fs::mount::{MountError, default_cache_dir, prepare_staging, run_standalone};
 use mooring_fs::options::{Command, CommandLine, MountOptions};
-use mooring_fs::{control, descriptors, options};
+use mooring_fs::{control, descriptors, options, sys};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of a wrong command line, as in sysexits.h and in the other programs.
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         }
         Command::Mount(options) => start_in_background(options),
         Command::Serve(options::ServeOptions { control }) => {
+            sys::close_inherited();
             log_to_stderr();
             control::serve(control).map_err(anyhow::Error::from)
         }

@@ -23,6 +23,7 @@ use crate::store::address::AddressRules;
 use crate::store::http::{HttpOptions, PooledClient};
 use crate::store::s3::{S3Options, S3Store};
 use crate::store::{Deadlines, ListRequest, ObjectStore, StoreError};
+use crate::succession::{Inheritance, Recorder};
 
 /// Kernel read-ahead of a mount: requests then reach their maximum of 1 MiB.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -68,8 +69,36 @@ pub fn runtime() -> Result<Runtime, MountError> {
 }
 
 /// Connects a filesystem to a bucket, after making sure that the bucket can be listed.
-pub async fn open_filesystem(options: S3Options, settings: Settings) -> Result<Arc<Filesystem>, MountError> {
+pub async fn open_filesystem(
+    options: S3Options,
+    settings: Settings,
+    recorder: Recorder,
+) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();
+    let parts = parts(options, recorder)?;
+    check_access(&*parts.store, &bucket, &settings.prefix).await?;
+    prepare_staging(&settings.staging)?;
+    Ok(Filesystem::new(settings, parts))
+}
+
+/// Goes on with the filesystem of a dead worker. The bucket is asked nothing: the mount is in use, whether the
+/// store answers at this moment or not.
+pub fn go_on(
+    options: S3Options,
+    settings: Settings,
+    recorder: Recorder,
+    inheritance: &Inheritance,
+) -> Result<Arc<Filesystem>, MountError> {
+    prepare_staging(&settings.staging)?;
+    Ok(Filesystem::going_on(
+        settings,
+        parts(options, recorder)?,
+        inheritance,
+    ))
+}
+
+/// What a filesystem is built from; to be called within a runtime.
+fn parts(options: S3Options, recorder: Recorder) -> Result<Parts, MountError> {
     let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| {
         MountError::new(
             format!(
@@ -79,24 +108,19 @@ pub async fn open_filesystem(options: S3Options, settings: Settings) -> Result<A
             "check the certificate authorities of this machine and --ca-file",
         )
     })?);
-    check_access(&*store, &bucket, &settings.prefix).await?;
-    prepare_staging(&settings.staging)?;
     let runtime = Handle::current();
-    let budget = MemoryBudget::of_this_process();
     let reader = Reader::new(
         Arc::clone(&store),
-        budget,
+        MemoryBudget::of_this_process(),
         ReaderOptions::default(),
         runtime.clone(),
     );
-    Ok(Filesystem::new(
-        settings,
-        Parts {
-            store,
-            reader,
-            runtime,
-        },
-    ))
+    Ok(Parts {
+        store,
+        reader,
+        runtime,
+        recorder,
+    })
 }
 
 /// Runs a standalone mount until it is unmounted; `ready` is called when it answers.
@@ -106,7 +130,8 @@ pub fn run_standalone(options: &MountOptions, ready: impl FnOnce()) -> Result<()
     let filesystem = runtime.block_on(async {
         let (store, settings) = standalone_settings(options).await?;
         check_staging(&settings.staging, &target)?;
-        open_filesystem(store, settings).await
+        // Nobody succeeds a standalone mount's process: nobody else has its descriptor.
+        open_filesystem(store, settings, Recorder::default()).await
     })?;
     let (bucket, prefix) = options.bucket_and_prefix();
     let name = if prefix.is_empty() {

@@ -83,11 +83,11 @@ pub enum Source {
 }
 
 impl Namespace {
-    /// A namespace of which nothing is known yet. Listings run on `runtime`, owned by `tasks`.
+    /// A namespace of which only the inodes are known. Listings run on `runtime`, owned by `tasks`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
-        prefix: Prefix,
-        ttl: Duration,
+        (prefix, ttl): (Prefix, Duration),
+        table: Table,
         tasks: TaskTracker,
         runtime: Handle,
     ) -> Namespace {
@@ -95,7 +95,7 @@ impl Namespace {
             store,
             prefix,
             ttl,
-            table: Mutex::new(Table::new(crate::clock::wall())),
+            table: Mutex::new(table),
             hidden: Arc::default(),
             generation: Mutex::new(0),
             listed: Mutex::default(),

@@ -19,14 +19,13 @@ pub mod rename;
 pub mod staging;
 pub mod uploader;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Semaphore;
 
-use self::staging::{Edit, METADATA_COMMIT, Version};
+use self::staging::{Edit, METADATA_COMMIT, Staging, Version};
 use self::uploader::upload;
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
@@ -51,7 +50,7 @@ const ATTEMPTS_MAX: u32 = 5;
 /// The writer of one mount.
 pub struct Writer {
     store: Arc<dyn ObjectStore>,
-    folder: PathBuf,
+    staging: Staging,
     /// Bounds requests that carry bytes, over all files.
     transfers: Semaphore,
     conditional: AtomicBool,
@@ -80,11 +79,11 @@ pub enum Outcome {
 }
 
 impl Writer {
-    /// A writer that stages in `folder`, which must exist.
-    pub fn new(store: Arc<dyn ObjectStore>, folder: PathBuf) -> Writer {
+    /// A writer.
+    pub fn new(store: Arc<dyn ObjectStore>, staging: Staging) -> Writer {
         Writer {
             store,
-            folder,
+            staging,
             transfers: Semaphore::new(TRANSFERS_MAX),
             conditional: AtomicBool::new(true),
             conflicts: AtomicU64::new(0),
@@ -92,8 +91,8 @@ impl Writer {
     }
 
     /// Where files are staged.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn staging(&self) -> &Staging {
+        &self.staging
     }
 
     /// Copies saved beside files so far.

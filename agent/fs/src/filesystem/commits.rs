@@ -250,7 +250,7 @@ impl Filesystem {
             };
             let base = (object.etag.clone(), object.size);
             let made = Arc::new(Edit::of_object(
-                self.writer.folder(),
+                self.writer.staging(),
                 base,
                 clock::new_id(),
                 opened,

@@ -11,13 +11,14 @@ use bytes::Bytes;
 use super::{Filesystem, Found};
 use crate::clock;
 use crate::error::FsError;
-use crate::handle::{Access, FileHandle, HandleId, Pinned};
+use crate::handle::{Access, FileHandle, HandleId, Opening, Pinned};
 use crate::namespace::directory::Known;
 use crate::namespace::inode::{File, Ino, Kind};
 use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
 use crate::offload::leave_caller_thread;
 use crate::reader::ReadError;
+use crate::succession::{Attempt, Intent, Outcome};
 use crate::writer::staging::Edit;
 use crate::writer::uploader::SINGLE_PUT_BYTES_MAX;
 
@@ -43,9 +44,23 @@ pub enum Existing {
 
 impl Filesystem {
     /// Opens a file; with `truncate` it is empty from then on.
-    pub async fn open(&self, ino: Ino, access: Access, truncate: bool) -> Result<Opened, FsError> {
+    pub async fn open(
+        &self,
+        ino: Ino,
+        access: Access,
+        truncate: bool,
+        attempt: &Attempt,
+    ) -> Result<Opened, FsError> {
         if access.write || truncate {
             self.writable()?;
+        }
+        if let Some(opened) = self.opened_earlier(attempt) {
+            let handle = self.handles.file(opened.handle)?;
+            if truncate {
+                // Nobody was told that it is open, so nothing can have been written through it.
+                self.truncate(&handle, 0)?;
+            }
+            return Ok(opened);
         }
         let opened = Instant::now();
         if !truncate {
@@ -53,12 +68,20 @@ impl Filesystem {
         }
         let (id, keep_cache) = {
             let mut table = self.namespace.table();
-            let lineage = table.file(ino)?.lineage;
-            let id = self.handles.open_file(ino, access, lineage, opened)?;
+            let file = table.file(ino)?;
+            let lineage = file.lineage;
+            let keep_cache = file.cached == Some(lineage);
+            let id = self.handles.open_file(Opening {
+                ino,
+                access,
+                lineage,
+                opened,
+                request: attempt.request(),
+                keep_cache,
+            })?;
             table.opened(ino);
             let file = table.file_mut(ino)?;
             file.writers += u32::from(access.write);
-            let keep_cache = file.cached == Some(lineage);
             file.cached = Some(lineage);
             (id, keep_cache)
         };
@@ -85,14 +108,25 @@ impl Filesystem {
         name: &FileName,
         access: Access,
         existing: Existing,
+        attempt: &Attempt,
     ) -> Result<(Found, Opened), FsError> {
-        match self.create(parent, name, access) {
-            Err(FsError::Exists) if existing != Existing::Refuse => {}
+        if let Some(opened) = self.opened_earlier(attempt) {
+            let handle = self.handles.file(opened.handle)?;
+            if existing == Existing::Truncate {
+                self.truncate(&handle, 0)?;
+            }
+            return Ok((self.found(handle.ino)?, opened));
+        }
+        // What the earlier attempt had made is there, and is not somebody else's.
+        let own = attempt.begun().is_some();
+        match self.create(parent, name, access, attempt) {
+            Err(FsError::Exists) if existing != Existing::Refuse || own => {}
             other => return other,
         }
         let found = self.lookup(parent, name).await?;
         let ino = found.attributes.ino;
-        match self.open(ino, access, existing == Existing::Truncate).await {
+        let truncate = existing == Existing::Truncate;
+        match self.open(ino, access, truncate, attempt).await {
             Ok(opened) => Ok((self.found(ino)?, opened)),
             Err(error) => {
                 self.forget(ino, 1);
@@ -102,17 +136,24 @@ impl Filesystem {
     }
 
     /// Makes a new file and opens it. It is in S3 when it is closed.
-    pub fn create(&self, parent: Ino, name: &FileName, access: Access) -> Result<(Found, Opened), FsError> {
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &FileName,
+        access: Access,
+        attempt: &Attempt,
+    ) -> Result<(Found, Opened), FsError> {
         self.writable()?;
         let now = Instant::now();
         let wall = clock::wall();
-        let edit = Arc::new(Edit::new_file(self.writer.folder(), clock::new_id(), now)?);
+        let edit = Arc::new(Edit::new_file(self.writer.staging(), clock::new_id(), now)?);
         let ino = {
             let mut table = self.namespace.table();
             self.namespace.key(&table.path_below(parent, name)?)?;
             if let Known::Is(..) = table.folder(parent)?.known(name, now, self.namespace.ttl()) {
                 return Err(FsError::Exists);
             }
+            attempt.begin(Intent::MakeFile);
             table.detach(parent, name);
             let ino = table.insert(parent, name, Kind::File(File::local(edit, wall, now)));
             let folder = table.folder_mut(parent)?;
@@ -126,7 +167,15 @@ impl Filesystem {
             file.cached = Some(file.lineage);
             ino
         };
-        let handle = match self.handles.open_file(ino, access, 0, now) {
+        let opening = Opening {
+            ino,
+            access,
+            lineage: 0,
+            opened: now,
+            request: attempt.request(),
+            keep_cache: true,
+        };
+        let handle = match self.handles.open_file(opening) {
             Ok(handle) => handle,
             Err(error) => {
                 self.undo_create(parent, name, ino, access);
@@ -143,20 +192,48 @@ impl Filesystem {
     }
 
     /// Makes a new, empty file that is in S3 when this returns.
-    pub async fn make_file(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
+    pub async fn make_file(&self, parent: Ino, name: &FileName, attempt: &Attempt) -> Result<Found, FsError> {
         let access = Access {
             read: false,
             write: true,
             append: false,
         };
-        let (found, opened) = self.create(parent, name, access)?;
+        if let Some(Outcome::Made { ino }) = attempt.outcome() {
+            return self.found(Ino(*ino));
+        }
+        let (found, opened) = match self.create(parent, name, access, &attempt.within()) {
+            // The earlier attempt has made it.
+            Err(FsError::Exists) if attempt.begun().is_some() => {
+                let found = self.lookup(parent, name).await?;
+                self.commit(found.attributes.ino).await?;
+                attempt.end(Outcome::Made {
+                    ino: found.attributes.ino.0,
+                });
+                return Ok(found);
+            }
+            created => created?,
+        };
         let made = self.commit(found.attributes.ino).await;
         if made.is_err() {
             self.unlink(parent, name)?;
             self.forget(found.attributes.ino, 1);
         }
         self.release(opened.handle);
-        made.map(|()| found)
+        made?;
+        attempt.end(Outcome::Made {
+            ino: found.attributes.ino.0,
+        });
+        Ok(found)
+    }
+
+    /// What an earlier attempt had opened for a request that the kernel has sent again.
+    fn opened_earlier(&self, attempt: &Attempt) -> Option<Opened> {
+        let request = attempt.request().filter(|_| attempt.is_repeated())?;
+        let (handle, file) = self.handles.file_of_request(request)?;
+        Some(Opened {
+            handle,
+            keep_cache: file.keep_cache(),
+        })
     }
 
     /// Reads up to `len` bytes at `offset`; fewer only at the end.
@@ -202,13 +279,27 @@ impl Filesystem {
     }
 
     /// Writes all of `data` at `offset`, or at the end for handles that append.
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<(), FsError> {
+    pub fn write(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        attempt: &Attempt,
+    ) -> Result<(), FsError> {
         let handle = self.handles.file(handle)?;
         if !handle.access.write {
             return Err(FsError::BadHandle);
         }
         let edit = self.edit_of(&handle)?;
-        edit.write((!handle.access.append).then_some(offset), data)?;
+        if handle.access.append {
+            // The only kind of write that cannot be done twice.
+            if attempt.outcome().is_some() {
+                return Ok(());
+            }
+            edit.append(data, attempt)?;
+        } else {
+            edit.write(Some(offset), data)?;
+        }
         handle.note_write();
         if edit.generation() == 1 {
             self.fetch_ahead(handle.ino, &edit);
@@ -335,6 +426,7 @@ impl Filesystem {
         }
         let key = self.namespace.key(&table.path(handle.ino)?)?;
         let object = file.object.as_ref().ok_or(FsError::NotFound)?;
+        handle.note_pinned(file.epoch, &key, &object.etag, object.size);
         let reader = Arc::new(self.reader.open(key, object.etag.clone(), object.size));
         Ok(pinned
             .insert(Pinned {

@@ -6,6 +6,8 @@
 
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::{Filesystem, Found, Purpose};
 use crate::clock;
 use crate::error::FsError;
@@ -16,6 +18,7 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
 use crate::offload::leave_caller_thread;
 use crate::store::{Key, StoreError, UploadBody, WriteCondition};
+use crate::succession::{Attempt, Intent, Outcome};
 use crate::writer::staging::METADATA_COMMIT;
 
 /// Entries given out at once: what fits into the largest reply that kernels ask for.
@@ -23,12 +26,16 @@ const BATCH_ENTRIES: usize = 1024;
 
 impl Filesystem {
     /// Opens a folder, and begins to list it if the last listing is too old.
-    pub fn open_folder(&self, ino: Ino) -> Result<HandleId, FsError> {
+    pub fn open_folder(&self, ino: Ino, attempt: &Attempt) -> Result<HandleId, FsError> {
+        let earlier = attempt.request().filter(|_| attempt.is_repeated());
+        if let Some(handle) = earlier.and_then(|request| self.handles.folder_of_request(request)) {
+            return Ok(handle);
+        }
         self.namespace.table().folder(ino)?;
-        let handle = self.handles.open_folder(ino)?;
+        let handle = self.handles.open_folder(ino, attempt.request())?;
         self.namespace.table().opened(ino);
         // Begin now: the kernel asks for the first entries in a moment.
-        let begun = self.handles.folder(handle)?.view(&self.namespace, 0);
+        let begun = self.handles.folder(handle)?.begin(&self.namespace);
         if let Err(error) = begun {
             self.release_folder(handle);
             return Err(error);
@@ -39,7 +46,7 @@ impl Filesystem {
     /// Entries of an open folder from `position` on, waiting for at least one; empty at the end.
     pub async fn list(&self, handle: HandleId, position: u64) -> Result<Batch, FsError> {
         let handle = self.handles.folder(handle)?;
-        let view = handle.view(&self.namespace, position)?;
+        let view = handle.view(&self.namespace, position).await?;
         let mut position = position;
         loop {
             let mut batch = view.entries(position, BATCH_ENTRIES).await?;
@@ -59,6 +66,15 @@ impl Filesystem {
             if !batch.entries.is_empty() {
                 return Ok(batch);
             }
+        }
+    }
+
+    /// Entries of an open folder are about to be given out, each with the position after it.
+    pub fn note_listed(&self, handle: HandleId, entries: Vec<(FileName, u64)>) {
+        if self.recorder.is_on()
+            && let Ok(handle) = self.handles.folder(handle)
+        {
+            handle.note_listed(entries);
         }
     }
 
@@ -89,21 +105,39 @@ impl Filesystem {
     }
 
     /// Makes a folder.
-    pub async fn make_folder(&self, parent: Ino, name: &FileName) -> Result<Found, FsError> {
+    pub async fn make_folder(
+        &self,
+        parent: Ino,
+        name: &FileName,
+        attempt: &Attempt,
+    ) -> Result<Found, FsError> {
         self.writable()?;
+        if let Some(Outcome::Made { ino }) = attempt.outcome() {
+            return self.found(Ino(*ino));
+        }
         // Before the path is looked at: a folder that is being moved is at the end of it afterwards.
         let _claim = self.claim_entry(parent, name).await?;
         let marker = {
             let table = self.namespace.table();
             self.namespace.folder_key(&table.path_below(parent, name)?)?
         };
-        match self.namespace.resolve(parent, name).await {
-            Ok(_) => return Err(FsError::Exists),
-            Err(FsError::NotFound) => {}
-            Err(error) => return Err(error),
-        }
+        let stamp = if let Some(Intent::MakeFolder { stamp }) = attempt.begun() {
+            // What is there may be our own; the marker tells.
+            Uuid::from_u128(*stamp)
+        } else {
+            match self.namespace.resolve(parent, name).await {
+                Ok(_) => return Err(FsError::Exists),
+                Err(FsError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+            clock::new_id()
+        };
         leave_caller_thread().await;
-        let made = self.put_marker(&marker, WriteCondition::Absent).await;
+        attempt.begin(Intent::MakeFolder {
+            stamp: stamp.as_u128(),
+        });
+        self.write_down();
+        let made = self.put_marker(&marker, WriteCondition::Absent, stamp).await;
         self.note_write(made.as_ref().err());
         match made {
             Err(FsError::Store(StoreError::PreconditionFailed)) => return Err(FsError::Exists),
@@ -120,20 +154,35 @@ impl Filesystem {
             table.remember(ino);
             ino
         };
+        attempt.end(Outcome::Made { ino: ino.0 });
         self.found(ino)
     }
 
     /// Removes an empty folder.
-    pub async fn remove_folder(&self, parent: Ino, name: &FileName) -> Result<(), FsError> {
+    pub async fn remove_folder(
+        &self,
+        parent: Ino,
+        name: &FileName,
+        attempt: &Attempt,
+    ) -> Result<(), FsError> {
         self.writable()?;
-        if self.namespace.resolve(parent, name).await?.entry != Entry::Folder {
-            return Err(FsError::NotFolder);
+        if attempt.outcome().is_some() {
+            return Ok(());
+        }
+        match self.namespace.resolve(parent, name).await {
+            Ok(resolved) if resolved.entry != Entry::Folder => return Err(FsError::NotFolder),
+            Ok(_) => {}
+            // The earlier attempt has removed it.
+            Err(FsError::NotFound) if attempt.begun().is_some() => {}
+            Err(error) => return Err(error),
         }
         leave_caller_thread().await;
         let claim = self.claim_entry(parent, name).await?;
         let path = self.namespace.table().path_below(parent, name)?;
         let marker = self.require_empty(parent, name, &path).await?;
+        attempt.begin(Intent::Remove);
         if marker {
+            self.write_down();
             self.delete_one(self.namespace.folder_key(&path)?).await?;
         }
         {
@@ -145,6 +194,7 @@ impl Filesystem {
         }
         drop(claim);
         self.keep_folder(parent, name).await;
+        attempt.end(Outcome::Done);
         Ok(())
     }
 
@@ -194,8 +244,12 @@ impl Filesystem {
         };
         let result = async {
             if let (true, false) = self.namespace.is_empty(&path).await? {
-                self.put_marker(&self.namespace.folder_key(&path)?, WriteCondition::None)
-                    .await?;
+                self.put_marker(
+                    &self.namespace.folder_key(&path)?,
+                    WriteCondition::None,
+                    clock::new_id(),
+                )
+                .await?;
                 if let Ok(directory) = self.namespace.table().folder_mut(folder) {
                     directory.set_marker(true);
                 }
@@ -207,11 +261,16 @@ impl Filesystem {
         }
     }
 
-    /// Writes a folder's marker.
-    pub(super) async fn put_marker(&self, key: &Key, condition: WriteCondition) -> Result<(), FsError> {
+    /// Writes a folder's marker. The stamp is how an attempt knows its own, if it must not replace another's.
+    pub(super) async fn put_marker(
+        &self,
+        key: &Key,
+        condition: WriteCondition,
+        stamp: Uuid,
+    ) -> Result<(), FsError> {
         let nothing = || UploadBody::Bytes(bytes::Bytes::new());
         let mut metadata = Metadata::new();
-        let stamp = clock::new_id().to_string();
+        let stamp = stamp.to_string();
         if condition != WriteCondition::None {
             metadata.insert(METADATA_COMMIT.to_owned(), stamp.clone());
         }

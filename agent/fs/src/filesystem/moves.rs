@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use super::{Claim, Filesystem, Purpose};
 use crate::clock;
 use crate::error::FsError;
-use crate::namespace::inode::{Ino, Kind, Table};
+use crate::namespace::inode::{Ino, Kind, Link, Table};
 use crate::namespace::names::FileName;
 use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::offload::leave_caller_thread;
 use crate::store::{ETag, Key, StoreError, WriteCondition};
-use crate::writer::rename::{Deleted, Source, copy_below, copy_object, delete_copied, keys_below};
+use crate::succession::{Attempt, Intent, Outcome};
+use crate::writer::rename::{
+    Deleted, Source, copy_below, copy_object, delete_copied, delete_moved, keys_below,
+};
 use crate::writer::staging::Edit;
 
 /// Beyond this an object that was copied is looked at once more before it is deleted: somebody else may have
@@ -26,10 +29,25 @@ pub(super) type Place<'a> = (Ino, &'a FileName);
 
 impl Filesystem {
     /// Renames; what is at the target is replaced, unless `keep_target`.
-    pub async fn rename(&self, from: Place<'_>, to: Place<'_>, keep_target: bool) -> Result<(), FsError> {
+    pub async fn rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        keep_target: bool,
+        attempt: &Attempt,
+    ) -> Result<(), FsError> {
         self.writable()?;
-        if from == to {
+        if from == to || attempt.outcome().is_some() {
             return Ok(());
+        }
+        if let Some(Intent::Rename { ino }) = attempt.begun() {
+            let ino = Ino(*ino);
+            leave_caller_thread().await;
+            if self.carry_on_renaming(ino, from, to, attempt).await? {
+                self.keep_folder(from.0, from.1).await;
+                attempt.end(Outcome::Done);
+                return Ok(());
+            }
         }
         let source = self.namespace.resolve(from.0, from.1).await?;
         let target = match self.namespace.resolve(to.0, to.1).await {
@@ -47,17 +65,74 @@ impl Filesystem {
                 .attach(from.0, from.1, &source.entry, source.metadata, source.verified)?;
         let moved = match (&source.entry, target) {
             (Entry::Folder, Some(Entry::File(_) | Entry::Local)) => return Err(FsError::NotFolder),
-            (Entry::Folder, target) => self.rename_folder(ino, from, to, target.is_some()).await,
+            (Entry::Folder, target) => self.rename_folder(ino, from, to, target.is_some(), attempt).await,
             (Entry::File(_) | Entry::Local, Some(Entry::Folder)) => return Err(FsError::IsFolder),
-            (Entry::File(_) | Entry::Local, _) => self.rename_file(ino, from, to).await,
+            (Entry::File(_) | Entry::Local, _) => self.rename_file(ino, from, to, attempt).await,
         };
         self.note_write(moved.as_ref().err());
         moved?;
         self.keep_folder(from.0, from.1).await;
+        attempt.end(Outcome::Done);
         Ok(())
     }
 
-    async fn rename_file(&self, ino: Ino, from: Place<'_>, to: Place<'_>) -> Result<(), FsError> {
+    /// What a dead worker had begun: all of it was permitted then, and the target is its own. False if there is
+    /// nothing to carry on.
+    async fn carry_on_renaming(
+        &self,
+        ino: Ino,
+        from: Place<'_>,
+        to: Place<'_>,
+        attempt: &Attempt,
+    ) -> Result<bool, FsError> {
+        let (link, folder) = match self.namespace.table().get(ino) {
+            Ok(inode) => (inode.link.clone(), matches!(inode.kind, Kind::Folder(_))),
+            Err(_) => return Ok(false),
+        };
+        let is_at = |(parent, name): Place<'_>| link == Link::At(parent, name.clone());
+        if is_at(from) {
+            match folder {
+                true => self.rename_folder(ino, from, to, false, attempt).await?,
+                false => self.rename_file(ino, from, to, attempt).await?,
+            }
+            return Ok(true);
+        }
+        if !is_at(to) {
+            return Ok(false);
+        }
+        // It is known under its new name, so all copies are there; what is left is to delete the old ones.
+        let _claim = self.claim_move(ino, from).await?;
+        let (old, new) = {
+            let table = self.namespace.table();
+            let (old, new) = (table.path_below(from.0, from.1)?, table.path(ino)?);
+            match folder {
+                true => (self.namespace.folder_key(&old)?, self.namespace.folder_key(&new)?),
+                false => (self.namespace.key(&old)?, self.namespace.key(&new)?),
+            }
+        };
+        let kept = delete_moved(&*self.store, &old, &new, folder).await?;
+        let now = Instant::now();
+        let mut table = self.namespace.table();
+        let left = folder.then_some(Entry::Folder).filter(|_| kept > 0);
+        table.folder_mut(from.0)?.change(from.1.clone(), left, Some(now));
+        if kept > 0 {
+            tracing::warn!(
+                from = old.as_str(),
+                count = kept,
+                "somebody else changed what was renamed; the changes are kept under the old name"
+            );
+            table.folder_mut(from.0)?.distrust();
+        }
+        Ok(true)
+    }
+
+    async fn rename_file(
+        &self,
+        ino: Ino,
+        from: Place<'_>,
+        to: Place<'_>,
+        attempt: &Attempt,
+    ) -> Result<(), FsError> {
         self.commit(ino).await?;
         // From here on nothing is uploaded to either name, and what is written to the target goes nowhere.
         let _claim = self.claim_move(ino, to).await?;
@@ -97,6 +172,8 @@ impl Filesystem {
             etag: object.etag.clone(),
             size: object.size,
         };
+        attempt.begin(Intent::Rename { ino: ino.0 });
+        self.write_down();
         let mut copied_from = object.etag.clone();
         let begun = tokio::time::Instant::now();
         let copied = match copy_object(&*self.store, &source, &target_key, metadata.as_ref()).await {
@@ -148,6 +225,7 @@ impl Filesystem {
             file.epoch += 1;
             self.renamed(&mut table, from, to, Entry::File(copied))?;
         }
+        self.write_down();
         let replaced = match begun.elapsed() > COPY_LONG {
             true => self.store.head(&source_key).await.ok(),
             false => None,
@@ -194,6 +272,7 @@ impl Filesystem {
         from: Place<'_>,
         to: Place<'_>,
         target_exists: bool,
+        attempt: &Attempt,
     ) -> Result<(), FsError> {
         let below = self.namespace.table().below(ino);
         for file in below {
@@ -211,11 +290,15 @@ impl Filesystem {
         let old = self.namespace.folder_key(&path)?;
         let new = self.namespace.folder_key(&target_path)?;
         let sources = keys_below(&*self.store, &old).await?;
+        attempt.begin(Intent::Rename { ino: ino.0 });
+        self.write_down();
         let copied = match copy_below(&*self.store, &sources, (&old, &new)).await {
             Ok(copied) => copied,
             Err(error) => {
                 // The marker that was there went with the copies.
-                if target_marker && let Err(error) = self.put_marker(&new, WriteCondition::None).await {
+                if target_marker
+                    && let Err(error) = self.put_marker(&new, WriteCondition::None, clock::new_id()).await
+                {
                     tracing::warn!(folder = target_path, %error, "an empty folder may disappear");
                 }
                 return Err(error);
@@ -223,10 +306,12 @@ impl Filesystem {
         };
         if !copied.contains_key(&new) {
             // The folder existed only through its keys; it must also exist if all of them are removed.
-            self.put_marker(&new, WriteCondition::None).await?;
+            self.put_marker(&new, WriteCondition::None, clock::new_id())
+                .await?;
         }
         // First the table, then the deletion: who reads meanwhile finds the copies.
         self.relink_folder(ino, from, to, &copied)?;
+        self.write_down();
         let deleted = delete_copied(&*self.store, &old, &sources).await;
         if !matches!(&deleted, Ok(Deleted { kept }) if kept.is_empty()) {
             // Both exist now, the old one perhaps in part.

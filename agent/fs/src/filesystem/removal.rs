@@ -12,14 +12,28 @@ use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
 use crate::offload::leave_caller_thread;
 use crate::store::{Key, StoreError};
+use crate::succession::{Attempt, Intent, Outcome};
 
 impl Filesystem {
     /// Removes a file.
-    pub async fn remove_file(&self, parent: Ino, name: &FileName) -> Result<(), FsError> {
+    pub async fn remove_file(&self, parent: Ino, name: &FileName, attempt: &Attempt) -> Result<(), FsError> {
         self.writable()?;
-        let resolved = self.namespace.resolve(parent, name).await?;
-        if resolved.entry == Entry::Folder {
-            return Err(FsError::IsFolder);
+        if attempt.outcome().is_some() {
+            return Ok(());
+        }
+        match self.namespace.resolve(parent, name).await {
+            Ok(resolved) if resolved.entry == Entry::Folder => return Err(FsError::IsFolder),
+            Ok(_) => {}
+            // The earlier attempt has removed it from the store, and perhaps here.
+            Err(FsError::NotFound) if attempt.begun().is_some() => {
+                let claim = self.claim_entry(parent, name).await?;
+                self.unlink(parent, name)?;
+                drop(claim);
+                self.keep_folder(parent, name).await;
+                attempt.end(Outcome::Done);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
         // Before the path is looked at: a folder that is being moved is at the end of it afterwards.
         let claim = self.claim_entry(parent, name).await?;
@@ -52,8 +66,11 @@ impl Filesystem {
                 None => true,
             }
         };
+        attempt.begin(Intent::Remove);
         if in_store {
             leave_caller_thread().await;
+            // Also that the bytes of those who have it open are here.
+            self.write_down();
             let path = self.namespace.table().path_below(parent, name)?;
             let deleted = self.delete_one(self.namespace.key(&path)?).await;
             self.note_write(deleted.as_ref().err());
@@ -64,6 +81,7 @@ impl Filesystem {
         if in_store {
             self.keep_folder(parent, name).await;
         }
+        attempt.end(Outcome::Done);
         Ok(())
     }
 

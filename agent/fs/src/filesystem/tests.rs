@@ -15,6 +15,7 @@ use crate::namespace::inode::ROOT;
 use crate::reader::ReaderOptions;
 use crate::store::StoreError;
 use crate::store::memory::{Call, Fault, MemoryStore};
+use crate::succession::Attempt;
 
 struct World {
     store: Arc<MemoryStore>,
@@ -61,6 +62,7 @@ impl World {
             store: store.clone(),
             reader,
             runtime,
+            recorder: Recorder::default(),
         };
         World {
             store,
@@ -79,7 +81,7 @@ impl World {
 
     async fn names(&self, path: &str) -> Vec<String> {
         let folder = self.find(path).await.unwrap();
-        let handle = self.fs.open_folder(folder).unwrap();
+        let handle = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
         let mut names = Vec::new();
         let mut position = 0;
         loop {
@@ -107,15 +109,15 @@ impl World {
         let existing = Existing::Truncate;
         let (_, opened) = self
             .fs
-            .create_or_open(folder, &name(file), WRITE, existing)
+            .create_or_open(folder, &name(file), WRITE, existing, &Attempt::unrecorded())
             .await?;
-        self.fs.write(opened.handle, 0, bytes)?;
+        self.fs.write(opened.handle, 0, bytes, &Attempt::unrecorded())?;
         self.close(opened.handle).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
         let ino = self.find(path).await?;
-        let opened = self.fs.open(ino, READ, false).await?;
+        let opened = self.fs.open(ino, READ, false, &Attempt::unrecorded()).await?;
         let bytes = self
             .fs
             .read(opened.handle, 0, 1 << 20)
@@ -130,7 +132,12 @@ impl World {
         let (to_folder, to_name) = to.rsplit_once('/').unwrap_or(("", to));
         let (from, to) = (self.find(from_folder).await?, self.find(to_folder).await?);
         self.fs
-            .rename((from, &name(from_name)), (to, &name(to_name)), false)
+            .rename(
+                (from, &name(from_name)),
+                (to, &name(to_name)),
+                false,
+                &Attempt::unrecorded(),
+            )
             .await
     }
 
@@ -229,10 +236,21 @@ async fn a_read_only_mount_refuses_every_change() {
     let f = name("f");
     let results = [
         world.write("new", b"x").await,
-        world.fs.open(file, WRITE, false).await.map(|_| ()),
-        world.fs.remove_file(folder, &f).await,
-        world.fs.remove_folder(ROOT, &name("d")).await,
-        world.fs.make_folder(ROOT, &name("n")).await.map(|_| ()),
+        world
+            .fs
+            .open(file, WRITE, false, &Attempt::unrecorded())
+            .await
+            .map(|_| ()),
+        world.fs.remove_file(folder, &f, &Attempt::unrecorded()).await,
+        world
+            .fs
+            .remove_folder(ROOT, &name("d"), &Attempt::unrecorded())
+            .await,
+        world
+            .fs
+            .make_folder(ROOT, &name("n"), &Attempt::unrecorded())
+            .await
+            .map(|_| ()),
         world.rename("d", "e").await,
         world.fs.set_attributes(file, None, change).await.map(|_| ()),
     ];
@@ -248,11 +266,19 @@ async fn an_open_file_that_is_removed_or_replaced_keeps_its_bytes() {
     world.store.insert("f", "first");
     world.store.insert("g", "second");
     let ino = world.find("f").await.unwrap();
-    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    let opened = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     world.rename("g", "f").await.unwrap();
     assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "first");
     assert_eq!(world.read("f").await.unwrap(), b"second");
-    world.fs.remove_file(ROOT, &name("f")).await.unwrap();
+    world
+        .fs
+        .remove_file(ROOT, &name("f"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "first");
     world.fs.release(opened.handle);
     assert_eq!(world.store.keys(), Vec::<String>::new());
@@ -264,12 +290,19 @@ async fn bytes_of_an_open_file_outlive_its_removal_also_if_its_writer_is_release
         let world = World::new();
         let (found, writing) = world
             .fs
-            .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+            .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse, &Attempt::unrecorded())
             .await
             .unwrap();
-        world.fs.write(writing.handle, 0, b"first").unwrap();
+        world
+            .fs
+            .write(writing.handle, 0, b"first", &Attempt::unrecorded())
+            .unwrap();
         world.fs.flush(writing.handle).await.unwrap();
-        let reading = world.fs.open(found.attributes.ino, READ, false).await.unwrap();
+        let reading = world
+            .fs
+            .open(found.attributes.ino, READ, false, &Attempt::unrecorded())
+            .await
+            .unwrap();
         world.store.insert("g", "second");
         for call in [Call::Delete, Call::Copy] {
             world.store.plan(call, Fault::Delay(Duration::from_millis(50)));
@@ -278,7 +311,11 @@ async fn bytes_of_an_open_file_outlive_its_removal_also_if_its_writer_is_release
             if replaced {
                 world.rename("g", "f").await.unwrap();
             } else {
-                world.fs.remove_file(ROOT, &name("f")).await.unwrap();
+                world
+                    .fs
+                    .remove_file(ROOT, &name("f"), &Attempt::unrecorded())
+                    .await
+                    .unwrap();
             }
         };
         // The kernel releases some time after the close.
@@ -298,7 +335,11 @@ async fn an_open_file_follows_its_renames() {
     let world = World::new();
     world.store.insert("d/f", "bytes");
     let ino = world.find("d/f").await.unwrap();
-    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    let opened = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.fs.read(opened.handle, 0, 2).await.unwrap(), "by");
     world.rename("d/f", "d/g").await.unwrap();
     world.rename("d", "e").await.unwrap();
@@ -313,7 +354,11 @@ async fn a_reader_never_mixes_two_versions() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", vec![b'a'; 30_000_000]);
     let ino = world.find("f").await.unwrap();
-    let opened = world.fs.open(ino, READ, false).await.unwrap();
+    let opened = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.fs.read(opened.handle, 0, 4).await.unwrap(), "aaaa");
     world.store.insert("f", vec![b'b'; 30_000_000]);
     let late = world.fs.read(opened.handle, 29_000_000, 4).await;
@@ -324,28 +369,52 @@ async fn a_reader_never_mixes_two_versions() {
 #[tokio::test]
 async fn folders_are_made_kept_and_removed() {
     let world = World::new();
-    world.fs.make_folder(ROOT, &name("d")).await.unwrap();
+    world
+        .fs
+        .make_folder(ROOT, &name("d"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert!(matches!(
-        world.fs.make_folder(ROOT, &name("d")).await,
+        world
+            .fs
+            .make_folder(ROOT, &name("d"), &Attempt::unrecorded())
+            .await,
         Err(FsError::Exists)
     ));
     world.write("d/f", b"x").await.unwrap();
     assert!(matches!(
-        world.fs.remove_folder(ROOT, &name("d")).await,
+        world
+            .fs
+            .remove_folder(ROOT, &name("d"), &Attempt::unrecorded())
+            .await,
         Err(FsError::NotEmpty)
     ));
     let folder = world.find("d").await.unwrap();
     assert!(matches!(
-        world.fs.remove_folder(folder, &name("f")).await,
+        world
+            .fs
+            .remove_folder(folder, &name("f"), &Attempt::unrecorded())
+            .await,
         Err(FsError::NotFolder)
     ));
     assert!(matches!(
-        world.fs.remove_file(ROOT, &name("d")).await,
+        world
+            .fs
+            .remove_file(ROOT, &name("d"), &Attempt::unrecorded())
+            .await,
         Err(FsError::IsFolder)
     ));
-    world.fs.remove_file(folder, &name("f")).await.unwrap();
+    world
+        .fs
+        .remove_file(folder, &name("f"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.store.keys(), ["d/"]);
-    world.fs.remove_folder(ROOT, &name("d")).await.unwrap();
+    world
+        .fs
+        .remove_folder(ROOT, &name("d"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.store.keys(), Vec::<String>::new());
 }
 
@@ -354,7 +423,11 @@ async fn a_folder_that_becomes_empty_stays() {
     let world = World::new();
     world.store.insert("implicit/only", "x");
     let folder = world.find("implicit").await.unwrap();
-    world.fs.remove_file(folder, &name("only")).await.unwrap();
+    world
+        .fs
+        .remove_file(folder, &name("only"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.store.keys(), ["implicit/"]);
 }
 
@@ -382,11 +455,14 @@ async fn a_failed_close_says_so_and_the_bytes_stay_until_they_are_uploaded() {
     let world = World::new();
     let (found, opened) = world
         .fs
-        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse, &Attempt::unrecorded())
         .await
         .unwrap();
     let ino = found.attributes.ino;
-    world.fs.write(opened.handle, 0, b"precious").unwrap();
+    world
+        .fs
+        .write(opened.handle, 0, b"precious", &Attempt::unrecorded())
+        .unwrap();
     let unreachable = StoreError::Unavailable {
         reason: "no route".to_owned(),
     };
@@ -431,10 +507,13 @@ async fn a_modification_time_is_kept_and_stored_with_the_next_write() {
     };
     let (found, opened) = world
         .fs
-        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse)
+        .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse, &Attempt::unrecorded())
         .await
         .unwrap();
-    world.fs.write(opened.handle, 0, b"x").unwrap();
+    world
+        .fs
+        .write(opened.handle, 0, b"x", &Attempt::unrecorded())
+        .unwrap();
     world
         .fs
         .set_attributes(found.attributes.ino, Some(opened.handle), change)
@@ -462,23 +541,25 @@ async fn names_that_no_key_can_have_are_refused() {
     for _ in 0..3 {
         parent = world
             .fs
-            .make_folder(parent, &name(&long))
+            .make_folder(parent, &name(&long), &Attempt::unrecorded())
             .await
             .unwrap()
             .attributes
             .ino;
     }
-    let created = world.fs.create(parent, &name(&long), WRITE);
+    let created = world
+        .fs
+        .create(parent, &name(&long), WRITE, &Attempt::unrecorded());
     assert!(created.is_ok(), "4 × 255 and three slashes are within 1024 bytes");
     let last = world
         .fs
-        .make_folder(parent, &name(&"y".repeat(254)))
+        .make_folder(parent, &name(&"y".repeat(254)), &Attempt::unrecorded())
         .await
         .unwrap()
         .attributes
         .ino;
     assert!(matches!(
-        world.fs.create(last, &name("zz"), WRITE),
+        world.fs.create(last, &name("zz"), WRITE, &Attempt::unrecorded()),
         Err(FsError::NameTooLong)
     ));
     assert!(matches!(
@@ -517,7 +598,11 @@ async fn a_listing_after_the_believed_time_shows_what_others_did_to_names_change
     let world = World::with(|settings| settings.metadata_ttl = Duration::from_millis(20));
     world.write("mine", b"x").await.unwrap();
     world.write("removed", b"x").await.unwrap();
-    world.fs.remove_file(ROOT, &name("removed")).await.unwrap();
+    world
+        .fs
+        .remove_file(ROOT, &name("removed"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.names("").await, ["mine"]);
     world.store.remove("mine");
     world.store.insert("removed", "back");
@@ -532,10 +617,13 @@ async fn everything_that_waits_is_uploaded_at_the_end_although_one_file_fails() 
         let file = name(&at.to_string());
         let (_, opened) = world
             .fs
-            .create_or_open(ROOT, &file, WRITE, Existing::Refuse)
+            .create_or_open(ROOT, &file, WRITE, Existing::Refuse, &Attempt::unrecorded())
             .await
             .unwrap();
-        world.fs.write(opened.handle, 0, b"x").unwrap();
+        world
+            .fs
+            .write(opened.handle, 0, b"x", &Attempt::unrecorded())
+            .unwrap();
     }
     let refused = StoreError::Denied {
         code: "AccessDenied".to_owned(),
@@ -552,8 +640,15 @@ async fn a_small_object_that_somebody_changes_during_an_edit_keeps_both_versions
     let world = World::new();
     world.store.insert("f", "0123456789");
     let ino = world.find("f").await.unwrap();
-    let opened = world.fs.open(ino, WRITE, false).await.unwrap();
-    world.fs.write(opened.handle, 3, b"XY").unwrap();
+    let opened = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
+    world
+        .fs
+        .write(opened.handle, 3, b"XY", &Attempt::unrecorded())
+        .unwrap();
     while !world.fs.edit(ino).unwrap().missing(0..10).is_empty() {
         tokio::task::yield_now().await;
     }

@@ -36,6 +36,7 @@ impl Fuse {
             async move { filesystem.list(handle, offset.saturating_sub(2)).await },
             move |result| match result {
                 Ok(batch) => {
+                    let mut given = Vec::new();
                     for (name, entry, after) in batch.entries {
                         let number = names
                             .known_ino(folder, &name)
@@ -47,7 +48,10 @@ impl Fuse {
                         if reply.add(INodeNo(number), after + 2, kind, name.as_str()) {
                             break;
                         }
+                        given.push((name, after));
                     }
+                    names.note_listed(handle, given);
+                    names.write_down();
                     reply.ok();
                 }
                 Err(error) => reply.error(errno(&error)),
@@ -93,6 +97,7 @@ impl Fuse {
             move |result| match result {
                 Ok(batch) => {
                     let times = (batch.asked, batch.verified);
+                    let mut given = Vec::new();
                     for (name, entry, after) in batch.entries {
                         let Some(Found { attributes, ttl }) =
                             found.lookup_listed(folder, (&name, &entry), times)
@@ -105,7 +110,10 @@ impl Fuse {
                             found.forget(attributes.ino, 1);
                             break;
                         }
+                        given.push((name, after));
                     }
+                    found.note_listed(handle, given);
+                    found.write_down();
                     reply.ok();
                 }
                 Err(error) => reply.error(errno(&error)),

@@ -3,9 +3,15 @@
 //!
 //! Never with a cloned descriptor, whose requests die with the process, and never with automatic unmounting,
 //! which would end a mount that a successor could take over.
+//!
+//! Taking over: the kernel has shaken hands with the mount's first process and will not again, but fuser begins
+//! with that. So fuser gets a socket first, where it finds the kernel's old request, and then, under the same
+//! number, the mount's descriptor.
+
+mod takeover;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,6 +20,7 @@ use fuser::{MountOption, SessionACL};
 
 use super::Fuse;
 use crate::filesystem::Filesystem;
+use crate::succession::record::Connection;
 
 /// How a mount made here looks to the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +73,29 @@ impl Session {
     /// Takes the descriptor of a fresh mount, whom it lets in being its maker's decision.
     pub fn of_descriptor(filesystem: Arc<Filesystem>, descriptor: OwnedFd) -> io::Result<Session> {
         fuser::Session::from_fd(Fuse::new(filesystem), descriptor, SessionACL::All, config()).map(Session)
+    }
+
+    /// Goes on with the connection of a dead process, which must have ended: two would take each other's requests.
+    pub fn take_over(
+        filesystem: Arc<Filesystem>,
+        descriptor: OwnedFd,
+        agreed: &Connection,
+    ) -> io::Result<Session> {
+        let (ours, theirs) = takeover::answered_later(agreed)?;
+        let session = fuser::Session::from_fd(Fuse::new(filesystem), theirs, SessionACL::All, config())?;
+        takeover::discard_reply(&ours)?;
+        crate::sys::replace_descriptor(descriptor, &session)?;
+        Ok(Session(session))
+    }
+
+    /// Has the kernel send everything again that it has sent and has no answer to: nobody else knows of it.
+    pub fn ask_again(&self) -> io::Result<()> {
+        takeover::resend(self.0.as_fd())
+    }
+
+    /// Number of the kernel's descriptor in this process.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 
     /// What unmounts it.

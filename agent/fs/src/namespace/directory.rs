@@ -229,6 +229,11 @@ impl Directory {
             .any(|change| change.at.is_none() && change.entry.is_some())
     }
 
+    /// Whether the folder has a key of its own, as far as is known.
+    pub fn has_marker(&self) -> bool {
+        self.marker
+    }
+
     /// Notes whether the folder has a key of its own.
     pub fn set_marker(&mut self, exists: bool) {
         self.marker = exists;

@@ -2,9 +2,12 @@
 //!
 //! Numbers are allocated, never derived from paths, and never given out twice in a process. An inode
 //! leaves the table when the kernel has forgotten it, nothing is open, nothing is dirty and no entry
-//! below it is in the table. No I/O here.
+//! below it is in the table. What was changed is marked for the successor's table, in one place: whoever gets
+//! an inode to change it. No I/O here.
 
-use std::collections::{BTreeMap, HashMap};
+mod succession;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -12,6 +15,7 @@ use super::directory::Directory;
 use super::names::{FileName, checked_key};
 use super::runs::{Entry, ObjectVersion};
 use crate::error::FsError;
+use crate::succession::Recorder;
 use crate::writer::staging::Edit;
 
 /// An inode number.
@@ -89,6 +93,9 @@ pub struct File {
 pub struct Table {
     inodes: HashMap<Ino, Inode>,
     next: u64,
+    recorder: Recorder,
+    /// Changed since the successor's table was written.
+    touched: HashSet<Ino>,
 }
 
 /// Name of the metadata entry with the modification time, as s3fs and others write it.
@@ -96,7 +103,7 @@ pub const METADATA_MTIME: &str = "mtime";
 
 impl Table {
     /// A table with nothing but the root.
-    pub fn new(wall: SystemTime) -> Table {
+    pub fn new(wall: SystemTime, recorder: Recorder) -> Table {
         let root = Inode {
             link: Link::Root,
             kind: Kind::Folder(Directory::new(wall)),
@@ -106,6 +113,8 @@ impl Table {
         Table {
             inodes: HashMap::from([(ROOT, root)]),
             next: ROOT.0 + 1,
+            recorder,
+            touched: HashSet::new(),
         }
     }
 
@@ -116,6 +125,7 @@ impl Table {
 
     /// An inode, to change it.
     pub fn get_mut(&mut self, ino: Ino) -> Result<&mut Inode, FsError> {
+        self.touch(ino);
         self.inodes.get_mut(&ino).ok_or(FsError::NotFound)
     }
 
@@ -226,6 +236,7 @@ impl Table {
             open: 0,
         };
         self.inodes.insert(ino, inode);
+        self.touch(ino);
         if let Ok(folder) = self.folder_mut(parent) {
             folder.children.insert(name.clone(), ino);
         }
@@ -298,6 +309,7 @@ impl Table {
             let Some(inode) = self.inodes.remove(&at) else {
                 return;
             };
+            self.touch(at);
             let Link::At(parent, name) = inode.link else {
                 return;
             };

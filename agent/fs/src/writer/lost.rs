@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::staging::{Edit, METADATA_COMMIT};
+use super::staging::{Edit, METADATA_COMMIT, Staging};
 use super::uploader::upload;
 use super::{Outcome, Writer};
 use crate::error::FsError;
@@ -75,7 +75,8 @@ impl Writer {
         (parts, ranges): (&Key, &Key),
         metadata: &Metadata,
     ) -> Result<(), FsError> {
-        let packed = Edit::new_file(&self.folder, edit.id(), Instant::now())?;
+        let staging = Staging::without_successor(self.staging().folder.clone());
+        let packed = Edit::new_file(&staging, edit.id(), Instant::now())?;
         let mut places = String::new();
         for range in edit.staged() {
             let _ = writeln!(places, "{} {}", range.start, range.end - range.start);

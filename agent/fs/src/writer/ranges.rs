@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Disjoint, non-empty, non-adjacent ranges.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RangeSet(BTreeMap<u64, u64>);
 
 impl RangeSet {
@@ -32,6 +32,11 @@ impl RangeSet {
         if let Some((_, end)) = self.0.range_mut(..from).next_back() {
             *end = (*end).min(from);
         }
+    }
+
+    /// The ranges, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.0.iter().map(|(start, end)| *start..*end)
     }
 
     /// The parts of `range` that are not in the set, in order.

@@ -11,7 +11,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::namespace::names::checked_key;
-use crate::store::{ETag, Key, ListRequest, ObjectStore, PartDone, StoreError, UploadBody, WriteCondition};
+use crate::store::{
+    ETag, Key, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError, UploadBody, WriteCondition,
+};
 
 /// S3's limit for a copy in one request; also for one part.
 const COPY_BYTES_MAX: u64 = 5 << 30;
@@ -214,6 +216,54 @@ async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<(), FsError
         }
     }
     Ok(())
+}
+
+/// Deletes what was copied from `old` to `new` by somebody who did not come to delete it: an object, or with
+/// `below` everything below a prefix. Which versions were copied is not known any more: one that was written
+/// after its copy is kept. Answers how many were.
+pub async fn delete_moved(
+    store: &dyn ObjectStore,
+    old: &Key,
+    new: &Key,
+    below: bool,
+) -> Result<usize, FsError> {
+    let one = |key: &Key, info: ObjectInfo| vec![(key.clone(), info)];
+    let (sources, copies) = if below {
+        (objects_below(store, old).await?, objects_below(store, new).await?)
+    } else {
+        match (store.head(old).await, store.head(new).await) {
+            (Ok(source), Ok(copy)) => (one(old, source), one(new, copy)),
+            (Err(StoreError::NotFound), _) => return Ok(0),
+            (Ok(source), Err(StoreError::NotFound)) => (one(old, source), Vec::new()),
+            (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+        }
+    };
+    let copies: BTreeMap<Key, ObjectInfo> = copies.into_iter().collect();
+    let (mut copied, mut kept) = (Vec::new(), 0);
+    for (key, info) in sources {
+        let rest = key.as_str().strip_prefix(old.as_str()).unwrap_or_default();
+        let copy = copies.get(&Key::new(format!("{}{rest}", new.as_str())));
+        // The copy itself may have been written since, so its size says nothing.
+        match copy.is_some_and(|copy| info.modified <= copy.modified) {
+            true => copied.push(key),
+            false => kept += 1,
+        }
+    }
+    delete_all(store, &copied).await?;
+    Ok(kept)
+}
+
+async fn objects_below(store: &dyn ObjectStore, prefix: &Key) -> Result<Vec<(Key, ObjectInfo)>, FsError> {
+    let mut found = Vec::new();
+    let mut continuation = None;
+    loop {
+        let page = store.list(everything_below(prefix, continuation)).await?;
+        found.extend(page.objects);
+        if page.next.is_none() {
+            return Ok(found);
+        }
+        continuation = page.next;
+    }
 }
 
 async fn copy_parts(

@@ -1,8 +1,9 @@
-//! A file that is being written: its bytes in a local file without a name, over the object they change.
+//! A file that is being written: its bytes in a local file, over the object they change.
 //!
 //! Invariants: a byte below `visible` that is not in `present` is the object's byte; every other byte is
 //! the staging file's (holes read as zeros). `generation` grows with every change, so that an upload knows
-//! what it contains. The staging file has no name, so nothing is left behind when the process ends.
+//! what it contains. The staging file has no name, so nothing is left behind when the process ends, unless
+//! another process may have to go on with it: then it has, and every change is noted for that one.
 //!
 //! An edit that lost a race is frozen before its copy is uploaded: nothing is accepted that the copy would
 //! not hold. It never becomes an edit of the winner.
@@ -10,7 +11,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
@@ -24,6 +25,10 @@ use crate::descriptors::leave_reserve;
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::store::{ETag, Key, ObjectStore, StoreError};
+use crate::succession::record::Record;
+use crate::succession::{Attempt, Outcome, Recorder};
+
+mod succession;
 
 /// S3's limit for an object: 10,000 parts of at most 5 GiB, and not more than 5 TiB in all.
 pub const FILE_BYTES_MAX: u64 = 5 << 40;
@@ -35,12 +40,24 @@ const FRUITLESS_FETCHES_MAX: u32 = 3;
 /// Metadata entry that says which edit made an object, and which state of it.
 pub const METADATA_COMMIT: &str = "mooring-commit";
 
+/// Where files are staged.
+#[derive(Clone, Debug, Default)]
+pub struct Staging {
+    /// The folder; it exists, and is one mount's alone.
+    pub folder: PathBuf,
+    /// Who is told of every change, for a successor.
+    pub recorder: Recorder,
+}
+
 /// A file that is being written.
 #[derive(Debug)]
 pub struct Edit {
     /// Marks its uploads, so that one whose reply was lost is recognised in the object, however late.
     id: Uuid,
     file: Arc<File>,
+    /// Its name, if it has one; whoever drops the edit removes it.
+    name: Option<PathBuf>,
+    recorder: Recorder,
     /// Held while bytes of the staging file change, which may wait for the disk. Taken before `state`.
     changing: Mutex<()>,
     /// Held for moments only, since it is also taken under the lock of the inode table.
@@ -88,28 +105,28 @@ pub struct Version {
 
 impl Edit {
     /// A new file: dirty from the start, since it must come to exist.
-    pub fn new_file(folder: &Path, id: Uuid, opened: Instant) -> Result<Edit, FsError> {
-        Edit::begin(folder, (None, 0), 1, id, opened)
+    pub fn new_file(staging: &Staging, id: Uuid, opened: Instant) -> Result<Edit, FsError> {
+        Edit::begin(staging, (None, 0), 1, id, opened)
     }
 
     /// An existing object that is to be changed; nothing is changed yet.
     pub fn of_object(
-        folder: &Path,
+        staging: &Staging,
         (base, size): (ETag, u64),
         id: Uuid,
         opened: Instant,
     ) -> Result<Edit, FsError> {
-        Edit::begin(folder, (Some(base), size), 0, id, opened)
+        Edit::begin(staging, (Some(base), size), 0, id, opened)
     }
 
     fn begin(
-        folder: &Path,
+        staging: &Staging,
         (base, size): (Option<ETag>, u64),
         generation: u64,
         id: Uuid,
         opened: Instant,
     ) -> Result<Edit, FsError> {
-        let file = tempfile::tempfile_in(folder).map_err(|error| FsError::staging(&error))?;
+        let (file, name) = staging.make(id).map_err(|error| FsError::staging(&error))?;
         leave_reserve(&file)?;
         file.set_len(size).map_err(|error| FsError::staging(&error))?;
         let state = State {
@@ -124,22 +141,29 @@ impl Edit {
             lost_at: None,
             copy: None,
         };
-        Ok(Edit {
+        let edit = Edit {
             id,
             file: Arc::new(file),
+            name,
+            recorder: staging.recorder.clone(),
             changing: Mutex::new(()),
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             uploading: AtomicBool::new(false),
             tried: AtomicBool::new(false),
             settling: AtomicBool::new(false),
-        })
+        };
+        edit.note(&edit.state.lock(), None);
+        Ok(edit)
     }
 
     /// A handle that was opened at this time writes to it, too.
     pub fn joined(&self, opened: Instant) {
         let mut state = self.state.lock();
-        state.opened = state.opened.min(opened);
+        if opened < state.opened {
+            state.opened = opened;
+            self.note(&state, None);
+        }
     }
 
     /// When the first handle that writes was opened.
@@ -193,7 +217,9 @@ impl Edit {
     /// Marks an upload for as long as the guard lives.
     pub fn uploading(&self) -> Uploading<'_> {
         self.uploading.store(true, Ordering::Relaxed);
-        self.tried.store(true, Ordering::Relaxed);
+        if !self.tried.swap(true, Ordering::Relaxed) {
+            self.note(&self.state.lock(), None);
+        }
         Uploading(self)
     }
 
@@ -232,6 +258,15 @@ impl Edit {
 
     /// Writes; `offset` of `None` appends.
     pub fn write(&self, offset: Option<u64>, data: &[u8]) -> Result<(), FsError> {
+        self.write_noting(offset, data, None)
+    }
+
+    /// Writes at the end, and notes at one stroke that it is done.
+    pub fn append(&self, data: &[u8], attempt: &Attempt) -> Result<(), FsError> {
+        self.write_noting(None, data, attempt.ended(Outcome::Done))
+    }
+
+    fn write_noting(&self, offset: Option<u64>, data: &[u8], ended: Option<Record>) -> Result<(), FsError> {
         let _changing = self.changing.lock();
         let offset = offset.unwrap_or_else(|| self.size());
         let end = offset.checked_add(data.len() as u64).ok_or(FsError::TooLarge)?;
@@ -245,12 +280,13 @@ impl Edit {
             return Err(FsError::staging(&error));
         }
         let mut state = self.state.lock();
-        if offset < state.visible {
-            let covered = end.min(state.visible);
-            state.present.insert(offset..covered);
+        let covered = (offset < state.visible).then(|| offset..end.min(state.visible));
+        if let Some(covered) = covered.clone() {
+            state.present.insert(covered);
         }
         state.size = state.size.max(end);
         state.generation += 1;
+        self.note_with(&state, covered, ended);
         Ok(())
     }
 
@@ -271,6 +307,7 @@ impl Edit {
         state.fetched &= visible > 0;
         state.size = size;
         state.generation += 1;
+        self.note(&state, None);
         Ok(())
     }
 
@@ -285,7 +322,10 @@ impl Edit {
     /// the copy.
     pub fn freeze(&self, now: SystemTime) -> SystemTime {
         let _changing = self.changing.lock();
-        *self.state.lock().lost_at.get_or_insert(now)
+        let mut state = self.state.lock();
+        let at = *state.lost_at.get_or_insert(now);
+        self.note(&state, None);
+        at
     }
 
     /// Whether it has lost a race, and its copy may have to be uploaded yet.
@@ -298,6 +338,7 @@ impl Edit {
         let mut state = self.state.lock();
         state.copy = copy;
         state.committed = u64::MAX;
+        self.note(&state, None);
     }
 
     /// The copy that holds it, if it lost a race.
@@ -412,8 +453,9 @@ impl Edit {
                 .write_all_at(&data[from..to], gap.start)
                 .map_err(|error| FsError::staging(&error))?;
             let mut state = self.state.lock();
-            state.present.insert(gap);
+            state.present.insert(gap.clone());
             state.fetched = true;
+            self.note(&state, Some(gap));
         }
         Ok(())
     }
@@ -423,16 +465,21 @@ impl Edit {
         let mut state = self.state.lock();
         state.base = Some(etag);
         state.committed = state.committed.max(generation);
+        self.note(&state, None);
     }
 
     /// The object below was copied elsewhere with the same bytes.
     pub fn rebase(&self, etag: ETag) {
-        self.state.lock().base = Some(etag);
+        let mut state = self.state.lock();
+        state.base = Some(etag);
+        self.note(&state, None);
     }
 
     /// The object below is gone, and none of its bytes are needed.
     pub fn forget_base(&self) {
-        self.state.lock().base = None;
+        let mut state = self.state.lock();
+        state.base = None;
+        self.note(&state, None);
     }
 
     /// The object below is gone and the file has no name any more: nothing is left to upload.
@@ -440,6 +487,7 @@ impl Edit {
         let mut state = self.state.lock();
         state.base = None;
         state.committed = u64::MAX;
+        self.note(&state, None);
     }
 }
 

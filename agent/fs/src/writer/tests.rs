@@ -21,7 +21,10 @@ impl Bench {
     fn new() -> Bench {
         let store = Arc::new(MemoryStore::new());
         let folder = tempfile::tempdir().unwrap();
-        let writer = Writer::new(store.clone(), folder.path().to_owned());
+        let writer = Writer::new(
+            store.clone(),
+            Staging::without_successor(folder.path().to_owned()),
+        );
         Bench {
             store,
             writer,
@@ -43,14 +46,14 @@ impl Bench {
 
     fn new_file(&self, when: When) -> Edit {
         self.set_clock(when);
-        Edit::new_file(self.writer.folder(), ID, Instant::now()).unwrap()
+        Edit::new_file(self.writer.staging(), ID, Instant::now()).unwrap()
     }
 
     fn edit_of(&self, key: &str, when: When) -> Edit {
         self.set_clock(when);
         let (bytes, info) = self.store.object(key).unwrap();
         let base = (info.etag, bytes.len() as u64);
-        Edit::of_object(self.writer.folder(), base, ID, Instant::now()).unwrap()
+        Edit::of_object(self.writer.staging(), base, ID, Instant::now()).unwrap()
     }
 
     fn set_clock(&self, when: When) {

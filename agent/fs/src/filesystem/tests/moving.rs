@@ -13,7 +13,10 @@ fn slow(world: &World, call: Call) {
 }
 
 async fn make_folder(world: &World, parent: Ino, text: &str) -> Result<Found, FsError> {
-    world.fs.make_folder(parent, &name(text)).await
+    world
+        .fs
+        .make_folder(parent, &name(text), &Attempt::unrecorded())
+        .await
 }
 
 #[tokio::test]
@@ -47,9 +50,10 @@ async fn what_is_removed_and_made_in_a_folder_while_it_is_moved_happens_where_it
     let meanwhile = async {
         sleep(MEANWHILE).await;
         let (file, sub) = (name("a"), name("sub"));
+        let attempt = Attempt::unrecorded();
         tokio::join!(
-            world.fs.remove_file(folder, &file),
-            world.fs.remove_folder(folder, &sub),
+            world.fs.remove_file(folder, &file, &attempt),
+            world.fs.remove_folder(folder, &sub, &attempt),
             make_folder(&world, folder, "made"),
         )
     };
@@ -72,7 +76,10 @@ async fn a_folder_moved_into_one_that_is_being_moved_goes_along() {
     slow(&world, Call::Copy);
     let into = async {
         sleep(MEANWHILE).await;
-        world.fs.rename((a, &x), (p, &x), false).await
+        world
+            .fs
+            .rename((a, &x), (p, &x), false, &Attempt::unrecorded())
+            .await
     };
     let (outer, inner) = tokio::join!(world.rename("p", "q"), into);
     outer.unwrap();
@@ -146,11 +153,18 @@ async fn what_is_written_to_a_file_while_another_replaces_it_does_not_come_after
     world.write("new", b"new").await.unwrap();
     world.write("target", b"old").await.unwrap();
     let target = world.find("target").await.unwrap();
-    let opened = world.fs.open(target, WRITE, false).await.unwrap();
+    let opened = world
+        .fs
+        .open(target, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     slow(&world, Call::Copy);
     let write = async {
         sleep(MEANWHILE).await;
-        world.fs.write(opened.handle, 0, b"late").unwrap();
+        world
+            .fs
+            .write(opened.handle, 0, b"late", &Attempt::unrecorded())
+            .unwrap();
         world.close(opened.handle).await
     };
     let (replaced, closed) = tokio::join!(world.rename("new", "target"), write);

@@ -22,16 +22,29 @@ async fn a_handle_whose_edit_lost_a_race_is_stale_until_it_is_closed() {
     let world = World::new();
     world.store.insert("f", "first");
     let ino = world.find("f").await.unwrap();
-    let writer = world.fs.open(ino, WRITE, true).await.unwrap().handle;
-    let other = world.fs.open(ino, WRITE, false).await.unwrap().handle;
-    world.fs.write(writer, 0, b"11111").unwrap();
+    let writer = world
+        .fs
+        .open(ino, WRITE, true, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    let other = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    world
+        .fs
+        .write(writer, 0, b"11111", &Attempt::unrecorded())
+        .unwrap();
     world.store.insert("f", "theirs, and longer");
     let Err(FsError::Conflict { copy }) = world.fs.sync(writer).await else {
         panic!("the race was not noticed")
     };
     for handle in [writer, other] {
         assert!(matches!(
-            world.fs.write(handle, 5, b"22222"),
+            world.fs.write(handle, 5, b"22222", &Attempt::unrecorded()),
             Err(FsError::Changed)
         ));
         assert!(matches!(world.fs.read(handle, 0, 5).await, Err(FsError::Changed)));
@@ -52,10 +65,20 @@ async fn who_waits_while_another_handle_loses_the_race_is_told() {
     let world = World::new();
     world.store.insert("f", "first");
     let ino = world.find("f").await.unwrap();
-    let a = world.fs.open(ino, WRITE, true).await.unwrap().handle;
-    let b = world.fs.open(ino, WRITE, false).await.unwrap().handle;
-    world.fs.write(a, 0, b"1").unwrap();
-    world.fs.write(b, 1, b"2").unwrap();
+    let a = world
+        .fs
+        .open(ino, WRITE, true, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    let b = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    world.fs.write(a, 0, b"1", &Attempt::unrecorded()).unwrap();
+    world.fs.write(b, 1, b"2", &Attempt::unrecorded()).unwrap();
     world.store.insert("f", "theirs");
     let (first, second) = tokio::join!(world.fs.sync(a), world.fs.sync(b));
     for told in [first, second] {
@@ -69,10 +92,18 @@ async fn what_was_read_before_somebody_elses_change_is_not_written_over_it() {
     let world = World::new();
     world.store.insert("f", "v1");
     let ino = world.find("f").await.unwrap();
-    let handle = world.fs.open(ino, WRITE, false).await.unwrap().handle;
+    let handle = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
     assert_eq!(world.fs.read(handle, 0, 10).await.unwrap(), "v1");
     world.store.insert("f", "v1 REMOTE");
-    world.fs.write(handle, 0, b"v1 mine").unwrap();
+    world
+        .fs
+        .write(handle, 0, b"v1 mine", &Attempt::unrecorded())
+        .unwrap();
     let closed = world.close(handle).await;
     assert!(matches!(closed, Err(FsError::Conflict { .. })), "{closed:?}");
     assert_eq!(world.store.object("f").unwrap().0, "v1 REMOTE");
@@ -83,10 +114,18 @@ async fn a_handle_does_not_write_into_a_version_that_it_was_not_opened_with() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "v1");
     let ino = world.find("f").await.unwrap();
-    let handle = world.fs.open(ino, WRITE, false).await.unwrap().handle;
+    let handle = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
     world.store.insert("f", "v2");
     world.fs.get_attributes(ino).await.unwrap();
-    assert!(matches!(world.fs.write(handle, 1, b"X"), Err(FsError::Changed)));
+    assert!(matches!(
+        world.fs.write(handle, 1, b"X", &Attempt::unrecorded()),
+        Err(FsError::Changed)
+    ));
     world.close(handle).await.unwrap();
     assert_eq!(world.store.object("f").unwrap().0, "v2");
 }
@@ -96,17 +135,30 @@ async fn two_versions_never_share_the_kernels_pages() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "aaaa");
     let ino = world.find("f").await.unwrap();
-    let old = world.fs.open(ino, READ, false).await.unwrap().handle;
+    let old = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
     assert_eq!(world.fs.read(old, 0, 2).await.unwrap(), "aa");
     world.store.insert("f", "bbbb");
     world.fs.get_attributes(ino).await.unwrap();
     // Nobody has opened the new version yet: the pages are of the old one.
     assert_eq!(world.fs.read(old, 2, 2).await.unwrap(), "aa");
-    let new = world.fs.open(ino, READ, false).await.unwrap();
+    let new = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert!(!new.keep_cache);
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
     assert_eq!(world.fs.read(new.handle, 0, 4).await.unwrap(), "bbbb");
-    let again = world.fs.open(ino, READ, false).await.unwrap();
+    let again = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert!(again.keep_cache);
     assert_eq!(world.fs.read(again.handle, 0, 4).await.unwrap(), "bbbb");
 }
@@ -116,10 +168,20 @@ async fn a_reader_of_an_older_version_does_not_see_an_edit_of_a_newer_one() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "aaaa");
     let ino = world.find("f").await.unwrap();
-    let old = world.fs.open(ino, READ, false).await.unwrap().handle;
+    let old = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
     world.store.insert("f", "bbbb");
-    let writer = world.fs.open(ino, WRITE, false).await.unwrap().handle;
-    world.fs.write(writer, 0, b"c").unwrap();
+    let writer = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    world.fs.write(writer, 0, b"c", &Attempt::unrecorded()).unwrap();
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
     world.close(writer).await.unwrap();
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
@@ -131,14 +193,27 @@ async fn pages_written_here_are_kept_for_the_next_opening() {
     let world = World::new();
     world.write("f", b"bytes").await.unwrap();
     let ino = world.find("f").await.unwrap();
-    assert!(world.fs.open(ino, READ, false).await.unwrap().keep_cache);
+    assert!(
+        world
+            .fs
+            .open(ino, READ, false, &Attempt::unrecorded())
+            .await
+            .unwrap()
+            .keep_cache
+    );
 }
 
 #[tokio::test]
 async fn a_file_that_cannot_be_made_is_not_there() {
     let world = World::new();
     world.store.plan(Call::Put, Fault::Fail(denied()));
-    assert!(world.fs.make_file(ROOT, &name("f")).await.is_err());
+    assert!(
+        world
+            .fs
+            .make_file(ROOT, &name("f"), &Attempt::unrecorded())
+            .await
+            .is_err()
+    );
     assert!(matches!(world.find("f").await, Err(FsError::NotFound)));
     assert_eq!(world.fs.activity(), (0, 0, 0, 0));
 }
@@ -146,9 +221,15 @@ async fn a_file_that_cannot_be_made_is_not_there() {
 #[tokio::test]
 async fn a_size_that_cannot_be_set_does_not_cost_what_was_waiting_before() {
     let world = World::new();
-    let (found, opened) = world.fs.create(ROOT, &name("f"), WRITE).unwrap();
+    let (found, opened) = world
+        .fs
+        .create(ROOT, &name("f"), WRITE, &Attempt::unrecorded())
+        .unwrap();
     let ino = found.attributes.ino;
-    world.fs.write(opened.handle, 0, b"precious").unwrap();
+    world
+        .fs
+        .write(opened.handle, 0, b"precious", &Attempt::unrecorded())
+        .unwrap();
     world.store.plan(Call::Put, Fault::Fail(denied()));
     assert!(world.close(opened.handle).await.is_err());
     world.store.plan(Call::Put, Fault::Fail(denied()));
@@ -187,8 +268,13 @@ async fn metadata_that_cannot_be_asked_for_now_is_not_dropped() {
     // A listing does not tell it.
     assert_eq!(world.names("").await, ["f"]);
     let ino = world.find("f").await.unwrap();
-    let handle = world.fs.open(ino, WRITE, false).await.unwrap().handle;
-    world.fs.write(handle, 0, b"X").unwrap();
+    let handle = world
+        .fs
+        .open(ino, WRITE, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
+    world.fs.write(handle, 0, b"X", &Attempt::unrecorded()).unwrap();
     world.store.plan(Call::Head, Fault::Fail(unreachable()));
     assert!(world.fs.flush(handle).await.is_err());
     world.close(handle).await.unwrap();
@@ -206,7 +292,12 @@ async fn bytes_that_an_operation_needs_stay_although_a_handle_is_closed_meanwhil
     let ino = world.find("f").await.unwrap();
     let held = world.fs.hold(ino).unwrap();
     let edit = world.fs.edit(ino).unwrap();
-    let reader = world.fs.open(ino, READ, false).await.unwrap().handle;
+    let reader = world
+        .fs
+        .open(ino, READ, false, &Attempt::unrecorded())
+        .await
+        .unwrap()
+        .handle;
     world.fs.release(reader);
     edit.truncate(4).unwrap();
     world.fs.commit(ino).await.unwrap();
@@ -235,10 +326,17 @@ async fn a_size_set_by_path_does_not_cut_what_somebody_else_has_written() {
 #[tokio::test]
 async fn a_removed_file_does_not_come_back_although_its_upload_seemed_to_fail() {
     let world = World::new();
-    let (_, opened) = world.fs.create(ROOT, &name("f"), WRITE).unwrap();
+    let (_, opened) = world
+        .fs
+        .create(ROOT, &name("f"), WRITE, &Attempt::unrecorded())
+        .unwrap();
     world.store.plan(Call::Put, Fault::LoseReply(unreachable()));
     assert!(world.close(opened.handle).await.is_err());
     assert_eq!(world.store.keys(), ["f"]);
-    world.fs.remove_file(ROOT, &name("f")).await.unwrap();
+    world
+        .fs
+        .remove_file(ROOT, &name("f"), &Attempt::unrecorded())
+        .await
+        .unwrap();
     assert_eq!(world.store.keys(), Vec::<String>::new());
 }

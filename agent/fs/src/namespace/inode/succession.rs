@@ -1,0 +1,220 @@
+//! The inode table to records and back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{File, Ino, Inode, Kind, Link, ROOT, Table};
+use crate::clock;
+use crate::namespace::directory::Directory;
+use crate::namespace::names::FileName;
+use crate::namespace::runs::{Entry, ObjectVersion};
+use crate::store::ETag;
+use crate::succession::record::{self, Record, system_time, wall};
+use crate::succession::{Inheritance, Recorder};
+use crate::writer::staging::Edit;
+
+impl Table {
+    /// Adds the records of everything that was changed since the last time to a batch.
+    pub fn record_changes(&mut self, batch: &mut Vec<u8>) {
+        for ino in std::mem::take(&mut self.touched) {
+            let record = match self.inodes.get(&ino) {
+                Some(inode) => Record::Inode(record_of(ino, inode)),
+                None => Record::InodeGone(ino.0),
+            };
+            record.write_to(batch);
+        }
+    }
+
+    /// The table that a dead worker left, with the edits that could be opened again.
+    pub fn restored(
+        inheritance: &Inheritance,
+        edits: &HashMap<u128, Arc<Edit>>,
+        recorder: Recorder,
+    ) -> Table {
+        let mut table = Table {
+            inodes: HashMap::with_capacity(inheritance.inodes.len()),
+            next: inheritance.next_ino.max(ROOT.0 + 1),
+            recorder,
+            touched: HashSet::new(),
+        };
+        for inode in inheritance.inodes.values() {
+            table.inodes.insert(Ino(inode.ino), inode_of(inode, edits));
+        }
+        table.inodes.entry(ROOT).or_insert_with(|| Inode {
+            link: Link::Root,
+            kind: Kind::Folder(Directory::new(clock::wall())),
+            lookups: 1,
+            open: 0,
+        });
+        table.restore_entries();
+        for open in inheritance.files.values() {
+            if let Some(inode) = table.inodes.get_mut(&Ino(open.file.ino)) {
+                inode.open += 1;
+                if let Kind::File(file) = &mut inode.kind {
+                    file.writers += u32::from(open.file.access.1);
+                }
+            }
+        }
+        for (folder, _) in inheritance.folders.values() {
+            if let Some(inode) = table.inodes.get_mut(&Ino(folder.ino)) {
+                inode.open += 1;
+            }
+        }
+        table
+    }
+
+    /// Puts the entries back into their folders, and what exists only here into what the folders know.
+    fn restore_entries(&mut self) {
+        let entries: Vec<(Ino, Ino, FileName, bool)> = self
+            .inodes
+            .iter()
+            .filter_map(|(ino, inode)| match &inode.link {
+                Link::At(parent, name) => {
+                    let local = matches!(&inode.kind, Kind::File(file) if file.object.is_none());
+                    Some((*parent, *ino, name.clone(), local))
+                }
+                Link::Root | Link::Gone => None,
+            })
+            .collect();
+        for (parent, ino, name, local) in entries {
+            let Some(Inode {
+                kind: Kind::Folder(folder),
+                ..
+            }) = self.inodes.get_mut(&parent)
+            else {
+                // A folder leaves the table after everything in it, so this is no table of ours; the file is
+                // of use to those who have it open all the same.
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.link = Link::Gone;
+                }
+                continue;
+            };
+            folder.children.insert(name.clone(), ino);
+            if local {
+                folder.change(name, Some(Entry::Local), None);
+            }
+        }
+    }
+
+    pub(super) fn touch(&mut self, ino: Ino) {
+        if self.recorder.is_on() {
+            self.touched.insert(ino);
+            self.recorder.mark();
+        }
+    }
+}
+
+fn record_of(ino: Ino, inode: &Inode) -> record::Inode {
+    let Inode {
+        link,
+        kind,
+        lookups,
+        open: _,
+    } = inode;
+    record::Inode {
+        ino: ino.0,
+        lookups: *lookups,
+        link: match link {
+            Link::Root => record::Link::Root,
+            Link::At(parent, name) => record::Link::At(parent.0, name.as_str().to_owned()),
+            Link::Gone => record::Link::Gone,
+        },
+        kind: match kind {
+            Kind::Folder(folder) => record::Kind::Folder {
+                changed: wall(folder.changed),
+                marker: folder.has_marker(),
+            },
+            Kind::File(file) => record::Kind::File(facts_of(file)),
+        },
+    }
+}
+
+fn facts_of(file: &File) -> record::FileFacts {
+    let File {
+        object,
+        metadata,
+        mtime,
+        mtime_set,
+        verified,
+        epoch,
+        edit,
+        // Both are counted anew: by handles, and by operations on their way, of which there are none.
+        writers: _,
+        holds: _,
+        lineage,
+        cached,
+    } = file;
+    record::FileFacts {
+        object: object.as_ref().map(|object| record::Object {
+            size: object.size,
+            etag: object.etag.0.clone(),
+            modified: wall(object.modified),
+        }),
+        metadata: metadata.clone(),
+        mtime: wall(*mtime),
+        mtime_set: *mtime_set,
+        verified: clock::nanos_of(*verified),
+        epoch: *epoch,
+        lineage: *lineage,
+        cached: *cached,
+        edit: edit.as_ref().map(|edit| edit.id().as_u128()),
+    }
+}
+
+fn inode_of(inode: &record::Inode, edits: &HashMap<u128, Arc<Edit>>) -> Inode {
+    let link = match &inode.link {
+        record::Link::Root => Link::Root,
+        record::Link::At(parent, name) => match FileName::of_component(name) {
+            Some(name) => Link::At(Ino(*parent), name),
+            None => Link::Gone,
+        },
+        record::Link::Gone => Link::Gone,
+    };
+    let kind = match &inode.kind {
+        record::Kind::Folder { changed, marker } => {
+            let mut folder = Directory::new(system_time(*changed));
+            folder.set_marker(*marker);
+            Kind::Folder(folder)
+        }
+        record::Kind::File(facts) => Kind::File(file_of(facts, edits)),
+    };
+    Inode {
+        link,
+        kind,
+        lookups: inode.lookups,
+        open: 0,
+    }
+}
+
+fn file_of(facts: &record::FileFacts, edits: &HashMap<u128, Arc<Edit>>) -> File {
+    let record::FileFacts {
+        object,
+        metadata,
+        mtime,
+        mtime_set,
+        verified,
+        epoch,
+        lineage,
+        cached,
+        edit,
+    } = facts;
+    File {
+        object: object.as_ref().map(|object| {
+            Arc::new(ObjectVersion {
+                size: object.size,
+                etag: ETag(object.etag.clone()),
+                modified: system_time(object.modified),
+            })
+        }),
+        metadata: metadata.clone(),
+        mtime: system_time(*mtime),
+        mtime_set: *mtime_set,
+        verified: clock::moment_of(*verified),
+        epoch: *epoch,
+        edit: edit.and_then(|id| edits.get(&id).cloned()),
+        writers: 0,
+        holds: 0,
+        lineage: *lineage,
+        cached: *cached,
+    }
+}
