@@ -3,6 +3,11 @@
 The first line is {"endpoint", "access_key_id", "secret_access_key"}. Bodies are files, so that gigabytes pass.
 """
 
+import signal
+
+# Ctrl-C goes to everybody at the terminal; without this, also while the libraries are loaded, a traceback would follow.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import hashlib
 import json
 import sys
@@ -22,6 +27,9 @@ def answer(s3, request):
             s3.create_bucket(Bucket=bucket)
         case "put":
             s3.upload_file(request["file"], bucket, key, Config=PARTS)
+        case "put_with":
+            with open(request["file"], "rb") as body:
+                s3.put_object(Bucket=bucket, Key=key, Body=body, **request["with"])
         case "get":
             s3.download_file(bucket, key, request["file"], Config=PARTS)
         case "sha256":
@@ -31,7 +39,10 @@ def answer(s3, request):
             return digest.hexdigest()
         case "head":
             found = s3.head_object(Bucket=bucket, Key=key)
-            return {"size": found["ContentLength"], "metadata": found["Metadata"], "etag": found["ETag"]}
+            headers = {name: value for name, value in found.items() if isinstance(value, str)}
+            return headers | {"size": found["ContentLength"], "metadata": found["Metadata"], "etag": found["ETag"]}
+        case "tags":
+            return {tag["Key"]: tag["Value"] for tag in s3.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]}
         case "list":
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=request.get("prefix", ""))
             return [found["Key"] for page in pages for found in page.get("Contents", [])]

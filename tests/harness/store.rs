@@ -117,6 +117,21 @@ impl Store {
             .unwrap_or_else(|error| panic!("put {key}: {error}"));
     }
 
+    /// Writes an object with more arguments of boto3's `put_object`, such as `{"ContentType": "text/csv", "Tagging":
+    /// "team=ml"}`.
+    pub fn put_with(&self, key: &str, bytes: impl AsRef<[u8]>, with: &Value) {
+        let file = self.scratch.path().join("put");
+        std::fs::write(&file, bytes).expect("the scratch folder can be written");
+        self.request(json!({"do": "put_with", "key": key, "file": file, "with": with}))
+            .unwrap_or_else(|error| panic!("put {key}: {error}"));
+    }
+
+    /// An object's tags, as `{name: value}`.
+    pub fn tags(&self, key: &str) -> Value {
+        self.request(json!({"do": "tags", "key": key}))
+            .unwrap_or_else(|error| panic!("tags of {key}: {error}"))
+    }
+
     /// Reads an object.
     ///
     /// # Errors
@@ -136,7 +151,7 @@ impl Store {
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
-    /// `{size, metadata, etag}` of an object.
+    /// `{size, metadata, etag}` of an object, and its headers as boto3 names them, such as `ContentType`.
     ///
     /// # Errors
     /// The store's error code, such as `404`.

@@ -1,7 +1,7 @@
 //! S3 misbehaves: what passes is bridged, what stays is told in time, and no byte is ever wrong.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::survival::random_file;
 
+mod away;
 mod writes;
 
 const EIO: i32 = 5;
@@ -24,6 +25,9 @@ const ESTALE: i32 = 116;
 /// What a program waits at most for an answer that does not come: the reader's deadline of 60 s, and room for a loaded
 /// machine.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(100);
+
+/// The same for an upload of which nothing moves: three attempts of 15 s, looked at ten times each, and a loaded machine.
+const UPLOAD_SILENCE: Duration = Duration::from_secs(75);
 
 /// After this somebody hangs, and would for ever.
 const HANG: Duration = Duration::from_secs(240);
@@ -89,7 +93,7 @@ fn reads_survive_what_passes() {
 }
 
 #[test]
-fn reads_that_cannot_succeed_fail_in_time_and_work_again_afterwards() {
+fn reads_and_uploads_that_cannot_succeed_fail_in_time_and_work_again_afterwards() {
     let folder = Folder::start();
     let source = folder.scratch().join("source");
     random_file(&source, 1 << 20);
@@ -127,7 +131,26 @@ fn reads_that_cannot_succeed_fail_in_time_and_work_again_afterwards() {
                 .fault(&json!({"operations": ["GetObject"], "key_prefix": name, "action": action}))
         })
         .collect();
+    // Not beside what is undisturbed, as with the questions below.
+    folder.store.put("apart/stored", "stored");
+    let silent = folder.store.fault(
+        &json!({"operations": ["PutObject"], "key_prefix": "apart/", "action": {"stall": {"millis": 600_000}}}),
+    );
     thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut file = File::create(folder.at("apart/written")).unwrap();
+            file.write_all(&bytes).unwrap();
+            let start = Instant::now();
+            let refused = file.sync_all().unwrap_err();
+            println!(
+                "an upload that nobody answers fails after {:?}: {refused}",
+                start.elapsed()
+            );
+            assert_eq!(refused.raw_os_error(), Some(EIO), "{refused}");
+            assert!(start.elapsed() < UPLOAD_SILENCE);
+            drop(silent);
+            file.sync_all().unwrap();
+        });
         let readers: Vec<_> = faults
             .iter()
             .map(|(name, errno, _)| {
@@ -141,12 +164,15 @@ fn reads_that_cannot_succeed_fail_in_time_and_work_again_afterwards() {
                 })
             })
             .collect();
-        undisturbed_while(&folder, || readers.iter().any(|reader| !reader.is_finished()));
+        undisturbed_while(&folder, || {
+            !writer.is_finished() || readers.iter().any(|reader| !reader.is_finished())
+        });
     });
     drop(set);
     for (name, _, _) in &faults {
         assert!(fs::read(folder.at(name)).unwrap() == bytes, "{name} afterwards");
     }
+    assert!(folder.store.get("apart/written").unwrap() == bytes);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a story fails where it stands")]
 
 mod access;
+mod attributes;
 mod bytes;
 mod cli;
 mod edits;
@@ -12,6 +13,7 @@ mod identity;
 mod keys;
 mod machines;
 mod orders;
+mod rotation;
 mod secrets;
 mod standalone;
 mod store;

@@ -41,6 +41,76 @@ fn help_teaches_and_the_version_is_told() {
 }
 
 #[test]
+fn a_wrong_command_line_ends_with_64_in_every_program() {
+    for name in [
+        "mooring-fs",
+        "mooring-agent",
+        "mooring-catalog",
+        "mooring",
+        "mooring-test-s3",
+    ] {
+        for (arguments, code) in [(["--no-such-flag"], 64), (["--help"], 0), (["--version"], 0)] {
+            let output = Command::new(program(name)).args(arguments).output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{name} {arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_mount_on_a_folder_is_refused_with_the_command_that_takes_the_first_away() {
+    let folder = Folder::start();
+    let output = in_background(&folder.store, folder.scratch(), folder.path());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("{told}");
+    assert!(!output.status.success());
+    let command = format!("unmount it first: umount {}", path_text(folder.path()));
+    assert!(
+        told.contains("is a mount of lake already") && told.contains(&command),
+        "{told}"
+    );
+    assert_eq!(mounts::mounts_below(folder.path()).len(), 1);
+    // A folder inside a mount is one like any other.
+    fs::create_dir(folder.at("inside")).unwrap();
+    folder.store.put("inside.txt", "inside");
+    let inside = folder.mount_again("mount/inside", &[]);
+    assert_eq!(fs::read(inside.at("inside.txt")).unwrap(), b"inside");
+    inside.unmount();
+}
+
+#[test]
+fn http_and_tls_that_meet_each_other_say_so() {
+    let folder = scratch();
+    let (certificate, key) = certificate(folder.path());
+    let with_tls = with_tls(folder.path(), &certificate, &key);
+    let plain = Store::start(folder.path(), Ipv4Addr::LOCALHOST, "lake");
+    let target = folder.path().join("mount");
+    fs::create_dir(&target).unwrap();
+    for (store, wrong, right) in [
+        (&with_tls, "http://", "https://"),
+        (&plain, "https://", "http://"),
+    ] {
+        let address = store.endpoint.split("://").nth(1).unwrap();
+        let output = mooring_fs(store)
+            .args([
+                "mount",
+                "lake",
+                path_text(&target),
+                "--endpoint",
+                &format!("{wrong}{address}"),
+            ])
+            .arg("--cache-dir")
+            .arg(folder.path().join("cache"))
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("{told}");
+        assert!(!output.status.success());
+        assert!(told.contains(&format!("{address} speaks ")), "{told}");
+        assert!(told.contains(&format!("give the endpoint as {right}")), "{told}");
+    }
+}
+
+#[test]
 fn a_mount_that_cannot_be_says_why_and_what_to_do() {
     let folder = scratch();
     let store = Store::start(folder.path(), Ipv4Addr::LOCALHOST, "lake");
@@ -255,10 +325,13 @@ fn after_kill_9_the_folder_says_so_and_can_be_mounted_again() {
     let output = in_background(&folder.store, folder.scratch(), &path);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        !output.status.success() && told.contains("fusermount3 -u"),
+        !output.status.success() && told.contains("process has died"),
         "{told}"
     );
-    run("fusermount3", &["-u", path_text(&path)]);
+    // What it says is what helps.
+    let command = told.split("unmount it first: ").nth(1).unwrap().trim().to_owned();
+    assert_eq!(command, format!("umount {}", path_text(&path)));
+    run("sh", &["-c", &command]);
 
     let again = folder.mount_again("second", &[]);
     assert_eq!(names(again.path()), ["closed.txt", "synced.txt"]);
@@ -273,32 +346,7 @@ fn after_kill_9_the_folder_says_so_and_can_be_mounted_again() {
 #[test]
 fn a_store_with_a_certificate_of_its_own_is_trusted_when_told_and_only_then() {
     let folder = scratch();
-    let at = |name: &str| path_text(&folder.path().join(name)).to_owned();
-    let (certificate, key) = (at("store.crt"), at("store.pem"));
-    run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=store",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-keyout",
-            &key,
-            "-out",
-            &certificate,
-        ],
-    );
+    let (certificate, key) = certificate(folder.path());
     let store = with_tls(folder.path(), &certificate, &key);
     assert!(store.endpoint.starts_with("https://"), "{}", store.endpoint);
     let target = folder.path().join("mount");
@@ -348,6 +396,13 @@ fn who_is_not_root_mounts_with_fusermount3() {
                 fusermount3 -u /mnt/target
                 echo "--allow-other is allowed"
             fi 2>&1
+            /mnt/mooring-fs mount lake /mnt/target --endpoint "$ENDPOINT" --cache-dir /mnt/cache
+            if /mnt/mooring-fs mount lake /mnt/target --endpoint "$ENDPOINT" --cache-dir /mnt/cache; then exit 1; fi 2>&1
+            server=$(pgrep -U 61001 -f "mount lake /mnt/target .*--background[-]part")
+            kill -KILL $server
+            while ls /mnt/target >/dev/null 2>&1; do sleep 0.05; done
+            if /mnt/mooring-fs mount lake /mnt/target --endpoint "$ENDPOINT" --cache-dir /mnt/cache; then exit 1; fi 2>&1
+            fusermount3 -u /mnt/target
             if /mnt/mooring-fs mount lake /usr --endpoint "$ENDPOINT" --cache-dir /mnt/cache; then exit 1; fi 2>&1
         '
     "#;
@@ -379,6 +434,8 @@ fn who_is_not_root_mounts_with_fusermount3() {
         "before owned by 61001:61001",
         "user_allow_other",
         "the folder must be yours",
+        "/mnt/target is a mount of lake already",
+        "whose process has died\n  unmount it first: fusermount3 -u /mnt/target\n",
     ] {
         assert!(said.contains(word), "«{word}» is missing in:\n{said}");
     }
@@ -429,6 +486,18 @@ fn ended(pid: u32) {
             }
         },
     );
+}
+
+/// A certificate that nobody knows, and its key.
+fn certificate(folder: &Path) -> (String, String) {
+    let at = |name: &str| path_text(&folder.join(name)).to_owned();
+    let (certificate, key) = (at("store.crt"), at("store.pem"));
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=store \
+        -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    let mut arguments: Vec<&str> = request.split_whitespace().collect();
+    arguments.extend(["-keyout", &key, "-out", &certificate]);
+    run("openssl", &arguments);
+    (certificate, key)
 }
 
 /// Our own server over TLS.
