@@ -86,17 +86,19 @@ impl Catalog {
         }
         let uid = self.clock.new_uid();
         let name = ProjectName::new(id.unwrap_or_else(|| Id::made_of(uid, 'p')));
-        // Project ids are unique in the realm, so that one says so even for a project that the caller cannot see.
-        if store::realm::is_retired(&writing, &name).await? {
+        // Project ids are unique in the realm, so this tells of a project that the caller cannot see; but not whether it
+        // is still there.
+        let exists = store::project::find(&writing, &name).await?.is_some();
+        if exists || store::realm::is_retired(&writing, &name).await? {
+            let scope = Scope::Project(name.clone());
+            let seen = exists && policy::holds(&writing, actor.uid, Permission::ProjectsGet, &scope).await?;
             return Err(Error::NameTaken {
                 resource: name.to_string(),
-                problem: "was deleted, and its name is not given out again; choose another id",
-            });
-        }
-        if store::project::find(&writing, &name).await?.is_some() {
-            return Err(Error::NameTaken {
-                resource: name.to_string(),
-                problem: "exists already; choose another id",
+                problem: if seen {
+                    "exists already; choose another id"
+                } else {
+                    "exists, or did once, and a name is not given out again; choose another id"
+                },
             });
         }
         let parent = store::community::find(&writing, &community)

@@ -150,7 +150,7 @@ pub const NEEDS: &[Need] = &[
     need(ConnectorsPublish,         "connectors.publish",            Some(Editor),    None,            Never),
     need(PublicationsCreate,        "publications.create",           None,            Some(Developer), Never),
     need(PublicationsGet,           "publications.get",              None,            Some(Viewer),    Never),
-    need(PublicationsUpdate,        "publications.update",           Some(Editor),    Some(Editor),    Never),
+    need(PublicationsUpdate,        "publications.update",           Some(Editor),    None,            Never),
     need(PublicationsWithdraw,      "publications.withdraw",         Some(Editor),    Some(Editor),    Never),
     need(ImportsGet,                "imports.get",                   Some(Viewer),    None,            Never),
     need(ImportsManage,             "imports.manage",                Some(Editor),    None,            Never),

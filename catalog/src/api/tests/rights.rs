@@ -345,6 +345,42 @@ async fn permissions_can_be_tested_and_explained() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_project_that_is_hidden_reads_like_that_of_one_that_was_deleted() {
+    let world = World::new().await;
+    let operator = world.operator.clone();
+    for community in ["research", "other"] {
+        world.community(community).await;
+    }
+    world.project("hidden", "other", &operator).await;
+    world.project("absent", "other", &operator).await;
+    let body = pb::DeleteProjectRequest {
+        name: "projects/absent".into(),
+        ..Default::default()
+    };
+    world.api.delete_project(request(&operator, body)).await.unwrap();
+    let dev = world
+        .user_with("dev", pb::Role::Developer, "communities/research", &operator)
+        .await;
+    let create = async |caller: &Caller, id: &str| {
+        let body = pb::CreateProjectRequest {
+            project_id: id.into(),
+            project: Some(pb::Project {
+                community: "communities/research".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let refused = world.api.create_project(request(caller, body)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AlreadyExists);
+        refused.message().to_owned()
+    };
+    let hidden = create(&dev, "hidden").await;
+    assert_eq!(hidden.replace("hidden", "absent"), create(&dev, "absent").await);
+    let seen = create(&operator, "hidden").await;
+    assert_eq!(seen, "projects/hidden exists already; choose another id");
+}
+
+#[tokio::test]
 async fn a_denial_names_the_people_who_can_grant_to_whoever_sees_the_roles_there() {
     let world = World::new().await;
     world.community("research").await;
