@@ -88,6 +88,11 @@ impl Host {
         }
     }
 
+    /// Its address on the world's network, if it has one of its own.
+    pub fn address(&self) -> Option<std::net::Ipv4Addr> {
+        self.namespace.as_ref().map(Namespace::address)
+    }
+
     /// What the agent has said.
     pub fn agent_log(&self) -> String {
         std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()

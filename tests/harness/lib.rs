@@ -6,8 +6,10 @@
 
 pub mod cgroup;
 pub mod control;
+pub mod cut;
 pub mod eventually;
 pub mod folder;
+pub mod history;
 pub mod host;
 pub mod machine;
 pub mod mounts;

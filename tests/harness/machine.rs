@@ -171,8 +171,7 @@ impl Machine {
         said.trim().to_owned()
     }
 
-    /// The line of the machine's mount table for a path; `None` if nothing is mounted there. Its first word is the mount's
-    /// id, which no other mount has had since.
+    /// The line of the machine's mount table for a path; `None` if nothing is mounted there.
     pub fn mount_line(&self, path: &str) -> Option<String> {
         let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init()))
             .expect("the kernel tells the machine's mounts");

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 /// The mount points at or below `folder`, innermost first.
 pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel tells its mounts");
@@ -19,6 +21,16 @@ pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
 /// Whether `folder` is a mount point.
 pub fn is_mounted(folder: &Path) -> bool {
     mounts_below(folder).iter().any(|path| path == folder)
+}
+
+/// The id of the mount that `path` is in. On kernels since 6.8 no mount ever has the id of an earlier one, so that it tells
+/// whether something was mounted anew; before, ids are given out again.
+pub fn mount_id(path: &Path) -> Option<u64> {
+    // STATX_MNT_ID_UNIQUE, which rustix has no name for. It is not followed by a request to the filesystem: what is asked
+    // for is the kernel's own.
+    let wanted = StatxFlags::from_bits_retain(0x4000) | StatxFlags::MNT_ID;
+    let found = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, wanted).ok()?;
+    Some(found.stx_mnt_id)
 }
 
 /// Detaches everything at or below `folder`. For the end of a story, also of a failed one.

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::cut::Cut;
+
 /// Numbers the bridges of one test run, so that stories can run side by side.
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
@@ -56,6 +58,11 @@ impl Network {
         ip(&format!("-n {name} link set {inner} up"));
         ip(&format!("-n {name} link set lo up"));
         Namespace { name, address }
+    }
+
+    /// Cuts off what listens on one of our ports, from all that is plugged in or from one address only.
+    pub fn cut(&self, port: u16, host: Option<Ipv4Addr>) -> Cut {
+        Cut::new(&self.bridge(), port, host)
     }
 
     fn bridge(&self) -> String {

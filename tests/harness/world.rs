@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cut::Cut;
 use crate::host::Host;
 use crate::machine::Machine;
 use crate::network::Network;
@@ -247,6 +248,23 @@ impl World {
     /// Starts the catalog again, on the same address and state.
     pub fn start_catalog(&mut self) {
         self.catalog = Some(start_catalog(self.folder.path()));
+    }
+
+    /// Cuts the catalog off from all hosts, or from the one with this address.
+    pub fn cut_catalog(&self, host: Option<Ipv4Addr>) -> Cut {
+        self.cut(&self.catalog_address, host)
+    }
+
+    /// Cuts the store off from all hosts.
+    pub fn cut_store(&self) -> Cut {
+        self.cut(&self.store.endpoint, None)
+    }
+
+    fn cut(&self, address: &str, host: Option<Ipv4Addr>) -> Cut {
+        let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+        let port = port.expect("an address of the world ends with its port");
+        let network = self.network.as_ref().expect("only a network has cables");
+        network.cut(port, host)
     }
 
     /// The world's network in CIDR notation.

@@ -7,7 +7,7 @@ mod outliving;
 use std::path::Path;
 
 use mooring_tests::packages::FIRST;
-use mooring_tests::{Machine, World};
+use mooring_tests::{Machine, World, mounts};
 
 /// Where connector `lake` of project `ml` is mounted on every machine.
 const LAKE: &str = "/mnt/mooring/ml/lake";
@@ -37,7 +37,7 @@ fn activated(world: &World, machine: &Machine) -> String {
 }
 
 /// The id that the kernel has given to the mount: another mount at the same place has another one.
-fn mount_id(machine: &Machine) -> String {
-    let line = machine.mount_line(LAKE).expect("it is mounted");
-    line.split(' ').next().unwrap().to_owned()
+fn mount_id(machine: &Machine) -> u64 {
+    assert!(machine.mount_line(LAKE).is_some(), "it is not mounted");
+    mounts::mount_id(&machine.path(LAKE)).unwrap()
 }

@@ -13,6 +13,7 @@ mod identity;
 mod keys;
 mod machines;
 mod orders;
+mod partitions;
 mod rotation;
 mod secrets;
 mod standalone;
