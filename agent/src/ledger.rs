@@ -35,6 +35,10 @@ pub struct Held {
     /// Removals that have not been carried out yet.
     #[prost(message, repeated, tag = "6")]
     pub removals: Vec<pb::Removal>,
+    /// The revision to which the catalog was seen to have gone back within this epoch. It goes on from there and passes
+    /// ours one day, and is still not the state that this host knows: only a higher epoch makes it count.
+    #[prost(int64, optional, tag = "7")]
+    pub set_back_to: Option<i64>,
 }
 
 /// Whether the catalog that has answered may be obeyed.
@@ -78,14 +82,34 @@ impl Held {
                 self.epoch, welcome.epoch
             ));
         }
-        if welcome.epoch == self.epoch && welcome.revision < self.revision {
+        if let Some(revision) = self.set_back_by(welcome) {
             return Standing::HoldStill(format!(
-                "the catalog has gone back from revision {} to {}: a database was restored; all mounts stay as they are; \
+                "the catalog has gone back from revision {} to {revision}: a database was restored; all mounts stay as they are; \
                  run `mooring-catalog raise-epoch` if the restored state shall count",
-                self.revision, welcome.revision
+                self.revision
             ));
         }
         Standing::Follow
+    }
+
+    /// The revision to which this catalog has gone back within our epoch, now or when it was met before.
+    fn set_back_by(&self, welcome: &pb::Welcome) -> Option<i64> {
+        if welcome.epoch != self.epoch {
+            return None;
+        }
+        let now = (welcome.revision < self.revision).then_some(welcome.revision);
+        self.set_back_to.or(now)
+    }
+
+    /// What is held once a catalog was met that has gone back: the same, and that it has. `None` when that is known, or
+    /// when it has not.
+    pub fn after_set_back(&self, welcome: &pb::Welcome) -> Option<Held> {
+        let same_realm = welcome.realm_uid == self.realm_uid;
+        let revision = self.set_back_by(welcome).filter(|_| same_realm)?;
+        self.set_back_to.is_none().then(|| Held {
+            set_back_to: Some(revision),
+            ..self.clone()
+        })
     }
 
     /// What is held after a snapshot. What it neither lists nor removes is an orphan from now on, and kept.
@@ -102,6 +126,7 @@ impl Held {
             assignments: snapshot.assignments.clone(),
             orphans: Vec::new(),
             removals: self.removals.clone(),
+            set_back_to: None,
         };
         let unlisted = self
             .assignments

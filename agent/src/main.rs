@@ -29,7 +29,7 @@ const RUNTIME_PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// A host joins once, with a join file from its operator:
 ///
-///     mooring-agent enroll --join-file /root/host.join
+///     mooring-agent enroll --join-file /etc/mooring/host.join
 ///
 /// Then the agent runs as root, usually as a service:
 ///

@@ -125,6 +125,7 @@ fn an_empty_database_makes_no_host_unmount_anything() {
 fn a_restored_database_makes_no_host_unmount_anything() {
     let mut world = World::start();
     world.expect_in_logs("this host holds still");
+    world.expect_in_logs("a host has seen a later state than this database has");
     world.store.put("kept.txt", "kept");
     let host = world.host();
     let state = world.path().join("catalog");

@@ -84,6 +84,33 @@ fn a_host_obeys_its_own_realm_at_the_same_or_a_later_state_only() {
 }
 
 #[test]
+fn a_catalog_that_was_set_back_once_is_not_obeyed_before_the_epoch_rises_however_far_it_goes_on() {
+    let known = held(&["a"]);
+    assert_eq!(known.after_set_back(&welcome("realm", 2, 10)), None, "it has not");
+    assert_eq!(
+        known.after_set_back(&welcome("other", 2, 1)),
+        None,
+        "it is another's"
+    );
+    let met = known.after_set_back(&welcome("realm", 2, 4)).unwrap();
+    assert_eq!(met.after_set_back(&welcome("realm", 2, 5)), None, "it is known");
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    ledger.change(|_| Ok::<_, LedgerError>(met)).unwrap();
+    let met = Ledger::open(dir.path()).unwrap().held();
+
+    let Standing::HoldStill(reason) = met.judge("realm", &welcome("realm", 2, 99)) else {
+        panic!("it follows")
+    };
+    assert!(reason.contains("from revision 10 to 4"), "{reason}");
+    let raised = welcome("realm", 3, 100);
+    assert_eq!(met.judge("realm", &raised), Standing::Follow);
+    let next = met.after_snapshot(&raised, &pb::Snapshot::default());
+    assert_eq!(next.set_back_to, None);
+    assert_eq!(next.judge("realm", &welcome("realm", 3, 101)), Standing::Follow);
+}
+
+#[test]
 fn the_reason_for_holding_still_names_the_remedy() {
     let Standing::HoldStill(reason) = held(&["a"]).judge("realm", &welcome("realm", 1, 1)) else {
         panic!("it follows")

@@ -134,6 +134,12 @@ impl Session {
             }
             Standing::HoldStill(reason) => {
                 tracing::error!(reason, "this host holds still");
+                // Also when the catalog has gone on from there, until somebody raises the epoch.
+                let met = welcome.clone();
+                if self.ledger.held().after_set_back(&met).is_some() {
+                    self.commit(move |held| Ok(held.after_set_back(&met).unwrap_or_else(|| held.clone())))
+                        .await?;
+                }
                 Some(reason)
             }
         };

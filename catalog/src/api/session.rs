@@ -57,6 +57,18 @@ impl pb::session_service_server::SessionService for Api {
             .greet(&identity, facts(hello.facts.clone().unwrap_or_default()))
             .await?;
         self.catalog.note_held(&identity, &encode::held(&hello)).await?;
+        if hello.realm_uid == greeting.realm.uid.to_string()
+            && hello.epoch == greeting.realm.epoch
+            && hello.revision > greeting.realm.revision
+        {
+            tracing::error!(
+                host_uid = %identity.uid,
+                host_revision = hello.revision,
+                own_revision = greeting.realm.revision,
+                "a host has seen a later state than this database has: it was restored from a backup; hosts hold still \
+                 until the newer database is back, or `mooring-catalog raise-epoch` says that this one counts"
+            );
+        }
         tracing::info!(
             host_uid = %identity.uid,
             instance = hello.instance,

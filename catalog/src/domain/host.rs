@@ -111,6 +111,20 @@ pub fn heartbeat_interval(lost_after: Duration) -> Duration {
 /// The id of a host that calls itself `host_name`, the `attempt`th (from 0) in the search for one that is free:
 /// the first label in lower case, other characters as hyphens, from the second attempt on with a number.
 pub fn host_id(host_name: &str, attempt: u32) -> Id {
+    let suffix = match attempt {
+        0 => String::new(),
+        n => format!("-{}", u64::from(n) + 1),
+    };
+    id_with(host_name, &suffix)
+}
+
+/// The id of a host whose name is that of many: with the last ten digits of its uid, which are random.
+pub fn host_id_of(host_name: &str, uid: Uuid) -> Id {
+    let uid = uid.simple().to_string();
+    id_with(host_name, &format!("-{}", &uid[uid.len() - 10..]))
+}
+
+fn id_with(host_name: &str, suffix: &str) -> Id {
     let label = host_name.split('.').next().unwrap_or_default();
     let mut id = String::new();
     for c in label.chars().map(|c| c.to_ascii_lowercase()) {
@@ -120,15 +134,12 @@ pub fn host_id(host_name: &str, attempt: u32) -> Id {
             id.push('-');
         }
     }
-    // 63 is the longest id; eleven characters are the longest hyphen and number.
+    // 63 is the longest id; eleven characters are the longest suffix: a hyphen and ten digits.
     id.truncate(52);
     let id = id.trim_end_matches('-');
     let id = if id.is_empty() { "host" } else { id };
-    let id = match attempt {
-        0 => id.to_owned(),
-        n => format!("{id}-{}", u64::from(n) + 1),
-    };
-    id.parse()
+    format!("{id}{suffix}")
+        .parse()
         .expect("1 to 63 letters, digits and inner hyphens, by the lines above")
 }
 
@@ -179,5 +190,8 @@ mod tests {
         assert_eq!(host_id("gpu-1", 1).as_str(), "gpu-1-2");
         assert_eq!(host_id("gpu-1", 2).as_str(), "gpu-1-3");
         assert_eq!(host_id(&"a".repeat(300), u32::MAX).as_str().len(), 63);
+        let uid = Uuid::from_u128(0xabcdef);
+        assert_eq!(host_id_of("gpu-1", uid).as_str(), "gpu-1-0000abcdef");
+        assert_eq!(host_id_of(&"a".repeat(300), uid).as_str().len(), 63);
     }
 }

@@ -107,16 +107,27 @@ impl Catalog {
     pub async fn login(&self, token: &str, csr_pem: &str) -> Result<Credential, Error> {
         let key = request_key(csr_pem)?;
         let digest = TokenDigest::of(token);
+        let refused = Error::Unauthenticated {
+            reason: "the token is not valid here: it was used, has ended, was revoked, or belongs to another catalog; ask an \
+                     operator for a new one",
+        };
+        // Anybody can send tokens: only one that is known takes a place in the writers' queue.
+        let snapshot = self.read().await?;
+        let known = store::join_token::lets_in(&snapshot, digest, SubjectKind::User).await?
+            || store::join_token::used_by(&snapshot, digest, key)
+                .await?
+                .is_some();
+        drop(snapshot);
+        if !known {
+            return Err(refused);
+        }
         let writing = self.write().await?;
         let uid = match store::join_token::used_by(&writing, digest, key).await? {
             Some(uid) => uid,
             None => {
                 let token = store::join_token::consume(&writing, digest, SubjectKind::User).await?;
                 let Some((token, Subject::User(uid))) = token.map(|token| (token.uid, token.subject)) else {
-                    return Err(Error::Unauthenticated {
-                        reason: "the token is not valid here: it was used, has ended, was revoked, or belongs to another \
-                                 catalog; ask an operator for a new one",
-                    });
+                    return Err(refused);
                 };
                 store::join_token::insert_use(&writing, token, key, uid).await?;
                 uid
@@ -135,13 +146,15 @@ impl Catalog {
                 reason: "renewal needs the certificate that is renewed; run `mooring login`",
             });
         };
-        let writing = self.write().await?;
-        if writing.now() > identity.not_after + RENEWAL_AFTER_END {
+        if self.clock.now() > identity.not_after + RENEWAL_AFTER_END {
             return Err(Error::Unauthenticated {
                 reason: "the certificate ended more than 30 days ago; ask an operator for a join token and run `mooring login`",
             });
         }
         request_key(csr_pem)?;
+        // Old certificates are many: those of who is nobody any more do not wait for the writers.
+        policy::user_in_state(&self.read().await?, identity).await?;
+        let writing = self.write().await?;
         let actor = policy::user_in_state(&writing, identity).await?;
         let user = self.enabled(&writing, actor.uid).await?;
         self.issue(writing, user, csr_pem, "RenewCertificate").await

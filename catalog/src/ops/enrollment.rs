@@ -6,15 +6,16 @@ use uuid::Uuid;
 
 use super::Catalog;
 use crate::domain::audit::{Change, EventKind};
-use crate::domain::host::{Host, HostFacts, host_id};
+use crate::domain::host::{Host, HostFacts, host_id, host_id_of};
 use crate::domain::join_token::{JoinToken, Subject, SubjectKind, TokenDigest};
 use crate::domain::names::HostName;
 use crate::domain::{Error, Meta, Texts, Violations};
 use crate::policy::Identity;
 use crate::store::{self, Snapshot, Writing};
 
-/// How many ids are tried for one machine name. A fleet of clones that all call themselves `localhost` gets this far.
-const ID_ATTEMPTS_MAX: u32 = 100_000;
+/// How many ids with a number are tried for one machine name. Beyond that the machines are a fleet of clones that all
+/// call themselves `localhost`, and the ten-thousandth must not ask ten thousand times while everybody waits.
+const NUMBERED_IDS_MAX: u32 = 3;
 
 /// A machine that wants to join.
 pub struct Newcomer<'a> {
@@ -51,6 +52,20 @@ impl Catalog {
         let (key, hpke) = checked_keys(&newcomer)?;
         let digest = TokenDigest::of(newcomer.token);
         let both = TokenDigest::of(&format!("{key}/{}", hex::encode(hpke.as_bytes()))).0;
+        let refused = Error::Unauthenticated {
+            reason: "the join token is not valid here: it is used up, has ended, was revoked, or belongs to another \
+                     catalog; ask an operator for a new one",
+        };
+        // Anybody can send tokens: only one that is known takes a place in the writers' queue.
+        let snapshot = self.read().await?;
+        let known = store::join_token::lets_in(&snapshot, digest, SubjectKind::Pool).await?
+            || store::join_token::used_by(&snapshot, digest, both)
+                .await?
+                .is_some();
+        drop(snapshot);
+        if !known {
+            return Err(refused);
+        }
         let writing = self.write().await?;
         let realm_uid = store::realm::get(&writing).await?.uid;
         let ca_pem = self.authority.ca_pem().to_owned();
@@ -66,10 +81,6 @@ impl Catalog {
                 ca_pem,
             });
         }
-        let refused = Error::Unauthenticated {
-            reason: "the join token is not valid here: it is used up, has ended, was revoked, or belongs to another \
-                     catalog; ask an operator for a new one",
-        };
         let Some(token) = store::join_token::consume(&writing, digest, SubjectKind::Pool).await? else {
             return Err(refused);
         };
@@ -79,7 +90,6 @@ impl Catalog {
         let Some(pool) = store::pool::by_uid(&writing, pool_uid).await? else {
             return Err(refused);
         };
-        let name = free_name(&writing, newcomer.host_name).await?;
         let JoinToken {
             uid: token_uid,
             host_labels,
@@ -87,6 +97,7 @@ impl Catalog {
             ..
         } = token;
         let uid = self.clock.new_uid();
+        let name = free_name(&writing, newcomer.host_name, uid).await?;
         let texts = Texts {
             labels: host_labels,
             ..Texts::default()
@@ -195,10 +206,12 @@ fn checked_keys(newcomer: &Newcomer<'_>) -> Result<(KeyPin, HpkePublicKey), Erro
         .ok_or_else(|| Error::internal("a key was neither taken nor refused"))
 }
 
-/// The first name made of what the machine calls itself that no host has.
-async fn free_name(snapshot: &Snapshot, host_name: &str) -> Result<HostName, Error> {
-    for attempt in 0..ID_ATTEMPTS_MAX {
-        let name = HostName::new(host_id(host_name, attempt));
+/// The first name made of what the machine calls itself that no host has; after a few with a number, one with a part
+/// of the host's uid.
+async fn free_name(snapshot: &Snapshot, host_name: &str, uid: Uuid) -> Result<HostName, Error> {
+    let numbered = (0..NUMBERED_IDS_MAX).map(|attempt| host_id(host_name, attempt));
+    for id in numbered.chain([host_id_of(host_name, uid)]) {
+        let name = HostName::new(id);
         if store::host::find(snapshot, &name).await?.is_none() {
             return Ok(name);
         }

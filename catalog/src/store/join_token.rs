@@ -71,6 +71,23 @@ pub async fn consume(
     rows.into_iter().next().map(of_row).transpose()
 }
 
+/// Whether [`consume`] would find a use of this token now.
+pub async fn lets_in(snapshot: &Snapshot, digest: TokenDigest, kind: SubjectKind) -> Result<bool, Error> {
+    let subject = match kind {
+        SubjectKind::Pool => join_token::Column::PoolUid,
+        SubjectKind::User => join_token::Column::UserUid,
+    };
+    let row = join_token::Entity::find()
+        .filter(join_token::Column::TokenSha256.eq(digest.0.to_vec()))
+        .filter(join_token::Column::UsesLeft.gt(0))
+        .filter(join_token::Column::ExpireTime.gt(micros(snapshot.now())))
+        .filter(subject.is_not_null())
+        .one(snapshot.db())
+        .await
+        .map_err(failed)?;
+    Ok(row.is_some())
+}
+
 /// Notes who joined with a token and which key (SHA-256 of the public key, or of several), for [`used_by`].
 pub async fn insert_use(
     writing: &Writing,

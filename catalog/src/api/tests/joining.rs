@@ -78,6 +78,52 @@ async fn a_token_lets_in_as_many_hosts_as_it_says_each_under_a_name_of_its_own()
 }
 
 #[tokio::test]
+async fn the_tenth_clone_of_a_machine_gets_a_name_with_a_part_of_its_uid() {
+    let world = World::new().await;
+    world.pool("gpu").await;
+    let token = world.token("gpu", 10).await;
+    let mut names = Vec::new();
+    for _ in 0..10 {
+        let enrolled = world.enroll(&token, &Keys::new(), "localhost").await.unwrap();
+        names.push((enrolled.host, enrolled.host_uid));
+    }
+    assert_eq!(names[2].0, "hosts/localhost-3");
+    for (name, uid) in &names[3..] {
+        let uid = uid.replace('-', "");
+        assert_eq!(*name, format!("hosts/localhost-{}", &uid[22..]));
+    }
+}
+
+#[tokio::test]
+async fn who_comes_with_nothing_valid_is_refused_while_the_only_writer_is_busy() {
+    let world = World::new().await;
+    world.pool("gpu").await;
+    let anna = world.user("anna").await;
+    let used_up = world.token("gpu", 1).await;
+    world.enroll(&used_up, &Keys::new(), "gpu-1").await.unwrap();
+    world.clock.advance(Duration::from_secs(32 * 24 * 3600));
+    let _writing = world.catalog.write().await.unwrap();
+    let all = async {
+        for token in ["never-was", &used_up] {
+            let refused = world.enroll(token, &Keys::new(), "h").await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated);
+        }
+        let csr_pem = Keys::new().csr_pem;
+        let refused = world.catalog.login("never-was", &csr_pem).await.unwrap_err();
+        assert!(matches!(refused, Error::Unauthenticated { .. }));
+        let refused = world
+            .catalog
+            .renew_certificate(&anna, &csr_pem)
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains("30 days"), "{refused}");
+    };
+    tokio::time::timeout(Duration::from_secs(5), all)
+        .await
+        .expect("none of them waits for the writer");
+}
+
+#[tokio::test]
 async fn both_keys_must_belong_to_the_newcomer() {
     let world = World::new().await;
     world.pool("gpu").await;
