@@ -8,7 +8,10 @@ use crate::eventually;
 use crate::mounts;
 use crate::network::Namespace;
 use crate::process::Process;
-use crate::programs::program;
+use crate::programs::{program, tool};
+
+/// Programs of others that every host begins with.
+const BACKENDS: [&str; 2] = ["geesefs", "s3fs"];
 
 /// A host with its agent. Dropping it ends the agent and takes its mounts down.
 pub struct Host {
@@ -34,16 +37,19 @@ impl Host {
             &config,
             format!(
                 "state_dir = {:?}\nrun_dir = {:?}\nmount_root = {:?}\ncache_dir = {:?}\njoin_file = {:?}\n\
-                 host_name = {name:?}\nheartbeat_interval = \"1s\"\n",
+                 host_name = {name:?}\nheartbeat_interval = \"1s\"\ngeesefs = {:?}\ns3fs = {:?}\n",
                 at("state"),
                 at("run"),
                 at("mnt"),
                 at("cache"),
                 join_file,
+                at("bin/geesefs"),
+                at("bin/s3fs"),
             ),
         )
         .expect("the folder can be written");
         std::fs::create_dir(folder.join("mnt")).expect("the folder can be written");
+        std::fs::create_dir(folder.join("bin")).expect("the folder can be written");
         let mut host = Host {
             id: name.to_owned(),
             folder,
@@ -51,8 +57,32 @@ impl Host {
             agent: None,
             namespace,
         };
+        for backend in BACKENDS {
+            host.install(backend);
+        }
         host.start();
         host
+    }
+
+    /// Installs the program of a backend, `geesefs` or `s3fs`, on this host alone.
+    ///
+    /// # Panics
+    /// When it is there already.
+    pub fn install(&self, backend: &str) {
+        let program = match backend {
+            "geesefs" => tool("bin/geesefs"),
+            _ => PathBuf::from("/usr/bin").join(backend),
+        };
+        std::os::unix::fs::symlink(program, self.folder.join("bin").join(backend))
+            .expect("the folder can be written");
+    }
+
+    /// Removes the program of a backend from this host.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn uninstall(&self, backend: &str) {
+        std::fs::remove_file(self.folder.join("bin").join(backend)).expect("it was installed");
     }
 
     /// Starts the agent; waits until it is ready.
@@ -86,6 +116,14 @@ impl Host {
         if let Some(mut agent) = self.agent.take() {
             agent.stop();
         }
+    }
+
+    /// Sends the agent a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_agent(&self, signal: rustix::process::Signal) {
+        self.agent.as_ref().expect("the agent runs").signal(signal);
     }
 
     /// Its address on the world's network, if it has one of its own.
@@ -122,7 +160,8 @@ impl Host {
             .filter(|pid: &u32| {
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line).into_owned();
-                line.contains("mooring-fs") && line.contains(&marker)
+                let serves = ["mooring-fs", "bin/geesefs", "bin/s3fs"];
+                serves.iter().any(|program| line.contains(program)) && line.contains(&marker)
             })
             .collect()
     }

@@ -4,6 +4,7 @@
 
 mod access;
 mod attributes;
+mod backends;
 mod bytes;
 mod cli;
 mod edits;

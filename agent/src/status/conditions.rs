@@ -348,7 +348,7 @@ fn remarks(facts: &Facts<'_>, status: &WorkerStatus) -> Option<(&'static str, St
         Succession::Alone(program) => {
             reason = "RemountOnCrash";
             remarks.push(format!(
-                "should {} die, it is mounted anew, open files fail, and what was not closed yet is lost; DEFAULT's mounts go on",
+                "should {} die, it is mounted anew, open files fail, and what is not in the store yet is lost; DEFAULT's mounts go on",
                 program.name()
             ));
         }

@@ -61,7 +61,7 @@ pub(super) fn arguments(order: &Order<'_>, keys: &Keys) -> Result<Vec<OsString>,
         "-o",
         format!("fsname=mooring,allow_other,default_permissions,nosuid,nodev,noatime,{access}"),
     );
-    // Closed means in the store, as with our own backend: what is only in its memory dies with it.
+    // What is only in its memory dies with it, so uploads begin when a file is closed; the close itself does not wait.
     arguments.push("--fsync-on-close".into());
     // It would try other ways to sign, and other regions, than the connector says.
     arguments.push("--no-detect".into());

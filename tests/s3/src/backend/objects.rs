@@ -16,6 +16,8 @@ use crate::object::{self, Attributes, Checksums, Facts};
 /// Most that one CopyObject or UploadPartCopy moves, and one DeleteObjects names.
 pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
 const DELETE_KEYS_MAX: usize = 1000;
+/// What an object has that was stored without one, as on AWS. s3fs tells folders from files by it.
+const CONTENT_TYPE: &str = "binary/octet-stream";
 
 impl Backend {
     pub(super) fn object_get(
@@ -48,7 +50,10 @@ impl Backend {
             parts_count: view.parts_count,
             e_tag: Some(ETag::Strong(object.facts.etag.clone())),
             last_modified: Some(object.facts.modified.into()),
-            content_type: input.response_content_type.or(attributes.content_type),
+            content_type: input
+                .response_content_type
+                .or(attributes.content_type)
+                .or_else(|| Some(CONTENT_TYPE.to_owned())),
             content_encoding: input.response_content_encoding.or(attributes.content_encoding),
             content_language: input.response_content_language.or(attributes.content_language),
             content_disposition: input
@@ -94,7 +99,7 @@ impl Backend {
             parts_count: view.parts_count,
             e_tag: Some(ETag::Strong(object.facts.etag.clone())),
             last_modified: Some(object.facts.modified.into()),
-            content_type: attributes.content_type,
+            content_type: attributes.content_type.or_else(|| Some(CONTENT_TYPE.to_owned())),
             content_encoding: attributes.content_encoding,
             content_language: attributes.content_language,
             content_disposition: attributes.content_disposition,
