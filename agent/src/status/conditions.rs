@@ -290,7 +290,12 @@ fn healthy(facts: &Facts<'_>) -> Finding {
             format!("{error}; files may still be served. If this lasts, restart the mount"),
         ),
         Some(Ok(status)) => {
-            if let Some(crash_loop) = facts.crash_loop {
+            // A key that cannot be given to a live mount is no death, however often it is tried.
+            let died = !matches!(
+                facts.failure,
+                Some(MountError::Credential { .. } | MountError::Store { .. })
+            );
+            if let Some(crash_loop) = facts.crash_loop.filter(|_| died) {
                 return no("CrashLoop", crash_loop_message(crash_loop));
             }
             if let (Some(MountError::Host { reason, message }), true) = (facts.failure, facts.outdated) {

@@ -299,6 +299,14 @@ fn a_crash_loop_is_a_condition_with_the_last_words() {
     assert_eq!(status.state, MountState::Degraded);
     assert_eq!(status.conditions[5].reason, "CrashLoop");
     assert!(status.conditions[5].message.contains("out of memory"));
+    // It waits for something else, however often that is tried.
+    let pending = MountError::Credential {
+        reason: "RemountPending",
+        message: "somebody uses it".into(),
+    };
+    facts.failure = Some(&pending);
+    assert_ne!(describe(&facts).conditions[5].reason, "CrashLoop");
+    facts.failure = None;
     facts.seen = Seen::Dead(&record);
     let mounted = &describe(&facts).conditions[2];
     assert_eq!(mounted.reason, "CrashLoop");

@@ -161,6 +161,9 @@ fn new_connector(
     let mode = words::optional_mode("connector.mode", given.mode, violations).unwrap_or(Mode::ReadOnly);
     let backend =
         words::optional_backend("connector.backend", given.backend, violations).unwrap_or(Backend::Default);
+    if let Some(NewConnectorSecret::Companion(CompanionSecret { value, .. })) = &secret {
+        violations.take("new_secret.secret_access_key", value.check_for(backend));
+    }
     Some(NewConnector {
         texts,
         endpoint: endpoint?,

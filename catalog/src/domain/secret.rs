@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::connector::Bucket;
 use super::endpoint::Endpoint;
 use super::names::{ProjectName, SecretName};
-use super::{Id, Meta, Texts, TextsChange};
+use super::{Backend, Id, Meta, Texts, TextsChange};
 
 /// Longest secret access key: AWS has 40 characters, others up to 128.
 const VALUE_LENGTH_MAX: usize = 256;
@@ -136,6 +136,19 @@ pub struct NewValue {
     pub access_key_id: String,
 }
 
+impl NewValue {
+    /// Whether a backend's program can be given this key: s3fs reads it from a line `ID:SECRET`.
+    pub fn check_for(&self, backend: Backend) -> Result<(), String> {
+        match backend {
+            Backend::Default | Backend::Geesefs => Ok(()),
+            Backend::S3fs if !self.secret_access_key.expose().contains(&b':') => Ok(()),
+            Backend::S3fs => Err(
+                "s3fs cannot be given a key with a colon in it; use another key, or another backend".into(),
+            ),
+        }
+    }
+}
+
 /// A change of a secret.
 #[derive(Clone, Debug, Default)]
 pub struct SecretChange {
@@ -229,5 +242,21 @@ mod tests {
             assert!(!problem.contains("planted"), "{problem}");
         }
         assert!(check_value("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY=".into()).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_s3fs_would_split_is_for_other_backends() {
+        let value = |text: &str| NewValue {
+            secret_access_key: check_value(text.into()).unwrap(),
+            access_key_id: String::new(),
+        };
+        let colon = value("planted:key");
+        assert!(colon.check_for(Backend::Default).is_ok() && colon.check_for(Backend::Geesefs).is_ok());
+        let problem = colon.check_for(Backend::S3fs).unwrap_err();
+        assert!(
+            problem.contains("colon") && !problem.contains("planted"),
+            "{problem}"
+        );
+        assert!(value("wJalrXUtnFEMI/K7MDENG+x=").check_for(Backend::S3fs).is_ok());
     }
 }
