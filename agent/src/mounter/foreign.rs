@@ -418,7 +418,7 @@ fn await_mount(program: Foreign, process: Process, path: &Path, output: &Output<
         }
         std::thread::sleep(MOUNT_POLL);
     }
-    let answer = look_into(path, MOUNT_TIMEOUT.saturating_sub(begun.elapsed()));
+    let answer = look_into(program, path, MOUNT_TIMEOUT.saturating_sub(begun.elapsed()));
     if let Some(failed) = s3fs::failure(&output.text()).filter(|_| program == Foreign::S3fs) {
         return Err(failed);
     }
@@ -438,14 +438,21 @@ fn is_mounted(program: Foreign, path: &Path) -> bool {
     )
 }
 
-/// Asks a mount for its numbers and for the first names in its root folder, which it has to ask the store for. `None`
-/// when it does not answer in time: the asking thread ends with the mount.
-fn look_into(path: &Path, deadline: Duration) -> Option<Result<(), Errno>> {
+/// Asks a mount what it cannot answer before it has asked the store. `None` when it does not answer in time: the asking
+/// thread ends with the mount.
+///
+/// s3fs answers nothing before it has looked into the bucket; a listing it would make whole, for minutes in large
+/// folders. GeeseFS asks for nothing before it must; of a listing it asks for a page.
+fn look_into(program: Foreign, path: &Path, deadline: Duration) -> Option<Result<(), Errno>> {
     let (answer, answered) = mpsc::sync_channel(1);
     let path = path.to_owned();
     let thread = std::thread::Builder::new().name("look-into-mount".to_owned());
     let looked = move || {
         rustix::fs::statfs(&path)?;
+        rustix::fs::stat(&path)?;
+        if program == Foreign::S3fs {
+            return Ok(());
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(&path, flags, FileMode::empty())?;
         let mut names = Dir::new(folder)?;
