@@ -7,14 +7,17 @@ mod keeper;
 mod load;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::time::Duration;
 
+use mooring_tests::eventually;
 use mooring_tests::folder::{names, scratch};
 use mooring_tests::programs::rounds;
 use mooring_tests::store::Store;
+use serde_json::json;
 
 use self::keeper::Keeper;
 use self::load::Load;
@@ -120,6 +123,105 @@ fn a_folder_that_is_read_while_workers_die_shows_each_name_once() {
     keeper.unmount();
 }
 
+/// Has the worker killed when a change has had its effect in the store, and nobody knows.
+fn kill_between_effect_and_answer(
+    store: &Store,
+    keeper: &mut Keeper,
+    operation: &str,
+    change: impl FnOnce(&Path) -> io::Result<()> + Send,
+) {
+    let _lost = store
+        .fault(&json!({"operations": [operation], "times": 1, "action": {"no_reply": {"when": "after"}}}));
+    // The worker's own second attempt does not get so far.
+    let _stuck = store.fault(
+        &json!({"operations": [operation], "skip": 1, "times": 1, "action": {"stall": {"millis": 60_000}}}),
+    );
+    store.forget_requests();
+    let path = keeper.path().to_owned();
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(move || change(&path));
+        eventually(
+            "the change is tried again",
+            Duration::from_secs(20),
+            || match store.requests(operation) {
+                0 | 1 => Err("it is not".to_owned()),
+                _ => Ok(()),
+            },
+        );
+        keeper.succeed();
+        changing
+            .join()
+            .unwrap()
+            .unwrap_or_else(|error| panic!("{operation}: {error}"));
+    });
+}
+
+#[test]
+fn a_change_that_had_reached_the_store_is_neither_refused_nor_done_twice() {
+    let scratch = scratch();
+    let store = Store::start(scratch.path(), Ipv4Addr::LOCALHOST, "lake");
+    for key in ["removed", "moved", "over", "replaced", "tree/one", "tree/two"] {
+        store.put(key, key);
+    }
+    store.put("emptied/", b"");
+    let mut keeper = Keeper::mount(scratch.path(), &store);
+    let delete = "DeleteObject";
+
+    kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
+        fs::create_dir(mount.join("made"))
+    });
+    assert!(fs::metadata(keeper.at("made")).unwrap().is_dir());
+    kill_between_effect_and_answer(&store, &mut keeper, delete, |mount| {
+        fs::remove_file(mount.join("removed"))
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, delete, |mount| {
+        fs::remove_dir(mount.join("emptied"))
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, "CopyObject", |mount| {
+        fs::rename(mount.join("moved"), mount.join("moved once"))
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, delete, |mount| {
+        fs::rename(mount.join("moved once"), mount.join("moved twice"))
+    });
+    let replaced = File::open(keeper.at("replaced")).unwrap();
+    kill_between_effect_and_answer(&store, &mut keeper, "CopyObject", |mount| {
+        fs::rename(mount.join("over"), mount.join("replaced"))
+    });
+    let mut text = String::new();
+    (&replaced).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "replaced", "who has it open goes on with the old bytes");
+    kill_between_effect_and_answer(&store, &mut keeper, "CopyObject", |mount| {
+        fs::rename(mount.join("tree"), mount.join("tree once"))
+    });
+    // Several at once.
+    kill_between_effect_and_answer(&store, &mut keeper, "DeleteObjects", |mount| {
+        fs::rename(mount.join("tree once"), mount.join("tree twice"))
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
+        fs::write(mount.join("written"), b"once")
+    });
+
+    drop(replaced);
+    let expected = [
+        ("made/", ""),
+        ("moved twice", "moved"),
+        ("replaced", "over"),
+        ("tree twice/", ""),
+        ("tree twice/one", "tree/one"),
+        ("tree twice/two", "tree/two"),
+        ("written", "once"),
+    ];
+    assert_eq!(store.list(""), expected.map(|(key, _)| key));
+    for (key, bytes) in expected {
+        assert_eq!(store.get(key).unwrap(), bytes.as_bytes(), "{key}");
+    }
+    assert_eq!(
+        names(keeper.path()),
+        ["made", "moved twice", "replaced", "tree twice", "written"]
+    );
+    keeper.unmount();
+}
+
 #[test]
 fn no_operation_fails_while_workers_are_killed_under_load() {
     let scratch = scratch();
@@ -129,6 +231,10 @@ fn no_operation_fails_while_workers_are_killed_under_load() {
     let load = Load::start(keeper.path(), scratch.path());
     let mut pauses = Vec::new();
     for round in 0..rounds(10, 100) {
+        // Half of the deaths come while requests are waiting in the store, half at any moment of their handling.
+        let slow = if round % 2 == 0 { 15 } else { 0 };
+        let latency = json!({"put_millis": slow, "delete_millis": slow, "list_millis": slow / 3, "head_millis": slow / 3});
+        store.shape(&json!({ "latency": latency }));
         // Not in step with anything.
         load.run_for(Duration::from_millis(150 + u64::from(round * 37 % 200)));
         pauses.push(load.pause_of(|| keeper.succeed()));

@@ -4,6 +4,8 @@
 //! The worker ends when its mount is unmounted, or when no agent has started it in time. It never mounts
 //! and never unmounts.
 
+mod inherit;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -20,16 +22,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use self::inherit::{fresh_recorder, inherit};
 use crate::credentials::{AccessKey, Credential, LiveCredential};
 use crate::filesystem::{Filesystem, Presentation, Settings};
 use crate::fuse::session::Session;
-use crate::mount::{MountError, go_on, open_filesystem, prepare_staging, runtime, set_read_ahead_of};
+use crate::mount::{MountError, open_filesystem, prepare_staging, runtime, set_read_ahead_of};
 use crate::namespace::names::Prefix;
 use crate::store::Deadlines;
 use crate::store::address::{AddressRules, Network};
 use crate::store::s3::S3Options;
-use crate::succession::Recorder;
-use crate::succession::log::Log;
 use crate::writer::staging::Staging;
 
 /// A worker that nobody starts within this time has lost its agent: it ends, and the agent makes another.
@@ -110,6 +111,11 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
             "its folder must exist and be writable, and the path shorter than 108 bytes",
         )
     })?;
+    if path.is_absolute() {
+        // Wherever the agent is: a working directory on the mount would have this process wait for itself. There
+        // is always a root.
+        let _ = std::env::set_current_dir("/");
+    }
     let runtime = runtime()?;
     // At most three events ever come, one of each.
     let (events, mut happened) = mpsc::unbounded_channel();
@@ -398,61 +404,6 @@ impl Worker {
             writable: health.writable,
         }
     }
-}
-
-/// Who notes what a successor must know. Without a place for that, nobody succeeds this worker.
-fn fresh_recorder(succession: Option<&Path>) -> Recorder {
-    let Some(folder) = succession else {
-        return Recorder::default();
-    };
-    Recorder::begin(folder).unwrap_or_else(|error| {
-        tracing::warn!(
-            folder = %folder.display(), %error,
-            "what a successor must know cannot be written; if this process dies, the mount ends"
-        );
-        Recorder::default()
-    })
-}
-
-/// Goes on with a mount whose worker is dead.
-fn inherit(
-    succession: Option<&Path>,
-    store: S3Options,
-    settings: Settings,
-    descriptor: OwnedFd,
-) -> Result<(Arc<Filesystem>, Session), MountError> {
-    let unreadable = |error: std::io::Error| {
-        MountError::new(
-            format!("what the dead worker has left cannot be read: {error}"),
-            "mount anew",
-        )
-    };
-    let folder = succession
-        .ok_or_else(|| MountError::new("the configuration names no folder for succession", "mount anew"))?;
-    let inheritance = Log::read(folder).map_err(unreadable)?;
-    let agreed = inheritance.connection.ok_or_else(|| {
-        MountError::new(
-            "the dead worker has not shaken hands with the kernel",
-            "mount anew",
-        )
-    })?;
-    let recorder = Recorder::go_on(folder, inheritance.clone()).map_err(unreadable)?;
-    let taken = go_on(store, settings, recorder.clone(), &inheritance).and_then(|filesystem| {
-        let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed);
-        let session = session.and_then(|session| session.ask_again().map(|()| session));
-        let session = session.map_err(|error| {
-            MountError::new(
-                format!("the connection of the dead worker cannot be taken over: {error}"),
-                "mount anew",
-            )
-        })?;
-        Ok((filesystem, session))
-    });
-    if taken.is_err() {
-        // Somebody else may still try, and finds everything as it was.
-        recorder.leave();
-    }
-    taken
 }
 
 fn supervised_settings(

@@ -9,15 +9,14 @@
 //! Before every reply, what a successor must know of it is written down; and requests that cannot simply be done
 //! twice are told apart by their numbers, which is all that this layer does about succession.
 
+mod answer;
 mod convert;
 mod listing;
 pub mod session;
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -26,7 +25,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
-use tracing::{Instrument, Span, debug_span};
+use tracing::debug_span;
 
 use self::convert::{
     absent, access, attr, fopen_flags, open_flags, reply_attr, reply_empty, reply_entry, reply_xattr,
@@ -38,8 +37,6 @@ use crate::filesystem::{AttributeChange, Existing, Filesystem, Found, Lookup};
 use crate::handle::HandleId;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::{FileName, NAME_BYTES_MAX};
-use crate::succession::Attempt;
-use crate::succession::record::{Connection, Record};
 
 /// Lookups, attributes, listings, opens: beyond the store's own deadline of 30 s for such requests with
 /// its retries, and below the minute after which a program is thought to hang.
@@ -73,9 +70,6 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 const STATFS_BLOCKS: u64 = 1 << 38; // 1 PiB
 const STATFS_FILES: u64 = 1 << 32;
 
-/// What the kernel says of its own read-ahead: 128 KiB, always. What we make of it goes by `read_ahead_kb`.
-const READAHEAD_BYTES: u32 = 128 << 10;
-
 const GENERATION: Generation = Generation(0);
 
 /// What is worth reading of fuser's own log. It warns of every operation that we leave to the kernel on purpose, and
@@ -91,98 +85,6 @@ impl Fuse {
     /// Serves `filesystem`.
     pub fn new(filesystem: Arc<Filesystem>) -> Fuse {
         Fuse { filesystem }
-    }
-
-    /// Runs an operation: here, if memory has the answer, else on the runtime.
-    fn answer<T: Send + 'static>(
-        &self,
-        span: Span,
-        deadline: Option<Duration>,
-        operation: impl Future<Output = Result<T, FsError>> + Send + 'static,
-        reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
-    ) {
-        let filesystem = Arc::clone(&self.filesystem);
-        let reply = move |result| {
-            filesystem.write_down();
-            reply(result);
-        };
-        let mut operation = Box::pin(operation.instrument(span));
-        let inside_runtime = self.filesystem.runtime().enter();
-        if let Poll::Ready(result) = operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            drop(inside_runtime);
-            reply(result);
-            return;
-        }
-        let filesystem = Arc::clone(&self.filesystem);
-        let rest = async move {
-            let result = match deadline {
-                Some(deadline) => tokio::time::timeout(deadline, operation)
-                    .await
-                    .unwrap_or(Err(FsError::TimedOut)),
-                None => operation.await,
-            };
-            filesystem.note_answer(result.as_ref().map(|_| ()));
-            reply(result);
-        };
-        self.filesystem.tasks().spawn_on(rest, self.filesystem.runtime());
-    }
-
-    /// The same for a request that cannot simply be done twice.
-    fn answer_once<T, F>(
-        &self,
-        span: Span,
-        deadline: Option<Duration>,
-        request: &Request,
-        operation: impl FnOnce(Arc<Filesystem>, Arc<Attempt>) -> F,
-        reply: impl FnOnce(Result<T, FsError>) + Send + 'static,
-    ) where
-        T: Send + 'static,
-        F: Future<Output = Result<T, FsError>> + Send + 'static,
-    {
-        let attempt = Arc::new(self.attempt(request));
-        let operation = operation(Arc::clone(&self.filesystem), Arc::clone(&attempt));
-        self.answer(span, deadline, operation, move |result| {
-            reply(result);
-            attempt.answered();
-        });
-    }
-
-    /// What a successor must offer the kernel's protocol, and whether there can be one.
-    fn note_connection(&self, config: &KernelConfig) {
-        let recorder = self.filesystem.recorder();
-        let offered = config.capabilities();
-        if !offered.contains(InitFlags::FUSE_HAS_RESEND) {
-            if recorder.is_on() {
-                tracing::warn!(
-                    "this kernel cannot send requests again: if this process dies, the mount ends"
-                );
-            }
-            recorder.give_up();
-            return;
-        }
-        let agreed = CAPABILITIES
-            .into_iter()
-            .fold(InitFlags::empty(), |all, one| all | one)
-            & offered;
-        recorder.note(&Record::Connection(Connection {
-            minor: config.kernel_abi().1,
-            readahead_bytes_max: READAHEAD_BYTES,
-            capabilities: agreed.bits(),
-        }));
-        self.filesystem.write_down();
-    }
-
-    fn attempt(&self, request: &Request) -> Attempt {
-        Attempt::at(self.filesystem.recorder(), request.unique().0)
-    }
-
-    /// After the last close: what could not be uploaded by then goes on in the background.
-    fn settle(&self, ino: Ino) {
-        let filesystem = Arc::clone(&self.filesystem);
-        self.filesystem.tasks().spawn_on(
-            async move { filesystem.settle(ino).await },
-            self.filesystem.runtime(),
-        );
     }
 }
 

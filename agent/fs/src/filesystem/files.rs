@@ -143,6 +143,18 @@ impl Filesystem {
         access: Access,
         attempt: &Attempt,
     ) -> Result<(Found, Opened), FsError> {
+        self.create_for(attempt.request(), parent, name, access, attempt)
+    }
+
+    /// The same, opened for a request that is told of the handle, or for the moment only.
+    fn create_for(
+        &self,
+        request: Option<u64>,
+        parent: Ino,
+        name: &FileName,
+        access: Access,
+        attempt: &Attempt,
+    ) -> Result<(Found, Opened), FsError> {
         self.writable()?;
         let now = Instant::now();
         let wall = clock::wall();
@@ -172,7 +184,7 @@ impl Filesystem {
             access,
             lineage: 0,
             opened: now,
-            request: attempt.request(),
+            request,
             keep_cache: true,
         };
         let handle = match self.handles.open_file(opening) {
@@ -201,7 +213,7 @@ impl Filesystem {
         if let Some(Outcome::Made { ino }) = attempt.outcome() {
             return self.found(Ino(*ino));
         }
-        let (found, opened) = match self.create(parent, name, access, &attempt.within()) {
+        let (found, opened) = match self.create_for(None, parent, name, access, attempt) {
             // The earlier attempt has made it.
             Err(FsError::Exists) if attempt.begun().is_some() => {
                 let found = self.lookup(parent, name).await?;

@@ -40,13 +40,13 @@ impl Filesystem {
     /// Writes down what was noted so far: to be done before the kernel is told of it, and before the store loses
     /// what a repetition would need.
     pub fn write_down(&self) {
-        self.recorder.write_down(|notes| {
+        let grown = self.recorder.write_down(|notes| {
             let mut table = self.namespace.table();
             let mut batch = notes.take();
             table.record_changes(&mut batch);
             batch
         });
-        if self.recorder.wants_compaction() {
+        if grown {
             let recorder = self.recorder.clone();
             self.tasks
                 .spawn_blocking_on(move || recorder.compact(), &self.runtime);

@@ -9,6 +9,8 @@
 //! can never send it again. So there are at most as many outcomes as requests on their way, and after a death a
 //! few more, of those whose forgetting was not written.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -63,6 +65,8 @@ pub struct Attempt {
     request: Option<u64>,
     repeated: bool,
     before: Before,
+    /// Something was noted that must not be kept for longer than the request.
+    noted: AtomicBool,
 }
 
 impl Attempt {
@@ -73,6 +77,7 @@ impl Attempt {
             request: None,
             repeated: false,
             before: Before::default(),
+            noted: AtomicBool::new(false),
         }
     }
 
@@ -85,17 +90,8 @@ impl Attempt {
             request: recorder.is_on().then_some(request),
             recorder: recorder.clone(),
             repeated: resent,
+            noted: AtomicBool::new(before.is_some()),
             before: before.unwrap_or_default(),
-        }
-    }
-
-    /// An attempt at a part of this one, whose results are for nobody but the whole.
-    pub fn within(&self) -> Attempt {
-        Attempt {
-            recorder: self.recorder.clone(),
-            request: None,
-            repeated: false,
-            before: Before::default(),
         }
     }
 
@@ -122,6 +118,7 @@ impl Attempt {
     /// Notes what is about to be done; the caller writes it down before the store is asked.
     pub fn begin(&self, intent: Intent) {
         if let Some(request) = self.request {
+            self.noted.store(true, Ordering::Relaxed);
             self.recorder.note(&Record::Began(request, intent));
         }
     }
@@ -135,12 +132,16 @@ impl Attempt {
 
     /// The record that [`Attempt::end`] notes, to be noted together with others.
     pub fn ended(&self, outcome: Outcome) -> Option<Record> {
-        Some(Record::Ended(self.request?, outcome))
+        let request = self.request?;
+        self.noted.store(true, Ordering::Relaxed);
+        Some(Record::Ended(request, outcome))
     }
 
     /// The kernel has the reply.
     pub fn answered(&self) {
-        if let Some(request) = self.request {
+        if let Some(request) = self.request
+            && self.noted.load(Ordering::Relaxed)
+        {
             self.recorder.note_in_passing(&Record::Answered(request));
         }
     }

@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,6 +68,11 @@ impl Recorder {
 
     /// Goes on with the table of a dead worker, which is written anew.
     pub fn go_on(folder: &Path, inheritance: Inheritance) -> io::Result<Recorder> {
+        // For nobody else's eyes, since it holds names; whoever made it may have said so already.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
         let inherited = inheritance.requests.clone();
         let log = Log::begin(folder, inheritance.records())?;
         Ok(Recorder(Some(Arc::new(Inner {
@@ -116,16 +122,17 @@ impl Recorder {
     }
 
     /// Writes down everything that was noted or marked before. `gather` takes the notes and adds the records of
-    /// what was marked, both while it keeps others from marking more.
-    pub fn write_down(&self, gather: impl FnOnce(&Notes<'_>) -> Vec<u8>) {
-        let Some(inner) = self.on() else { return };
+    /// what was marked, both while it keeps others from marking more. True if the log has grown so much that it
+    /// should be written anew, to one caller at a time.
+    pub fn write_down(&self, gather: impl FnOnce(&Notes<'_>) -> Vec<u8>) -> bool {
+        let Some(inner) = self.on() else { return false };
         let wanted = inner.noted.load(Ordering::Acquire);
         if inner.written.load(Ordering::Acquire) >= wanted {
-            return;
+            return false;
         }
         let mut log = inner.log.lock();
         if inner.written.load(Ordering::Acquire) >= wanted {
-            return;
+            return false;
         }
         let notes = Notes {
             inner,
@@ -141,17 +148,9 @@ impl Recorder {
             );
             inner.off.store(true, Ordering::Release);
             remove(&log);
-            return;
+            return false;
         }
         inner.written.store(notes.covered.get(), Ordering::Release);
-    }
-
-    /// Whether the log has grown so much that it should be written anew; true for one caller at a time.
-    pub fn wants_compaction(&self) -> bool {
-        let Some(inner) = self.on() else { return false };
-        let Some(log) = inner.log.try_lock() else {
-            return false;
-        };
         let (bytes, anew) = log.bytes();
         bytes > COMPACT_BYTES_MIN.max(anew * COMPACT_FACTOR) && !inner.compacting.swap(true, Ordering::AcqRel)
     }

@@ -1,0 +1,65 @@
+//! What a worker leaves to another one, and what it finds: where the table is, and the way from it to a mount.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::filesystem::{Filesystem, Settings};
+use crate::fuse::session::Session;
+use crate::mount::{MountError, go_on};
+use crate::store::s3::S3Options;
+use crate::succession::Recorder;
+use crate::succession::log::Log;
+
+/// Who notes what a successor must know. Without a place for that, nobody succeeds this worker.
+pub(super) fn fresh_recorder(succession: Option<&Path>) -> Recorder {
+    let Some(folder) = succession else {
+        return Recorder::default();
+    };
+    Recorder::begin(folder).unwrap_or_else(|error| {
+        tracing::warn!(
+            folder = %folder.display(), %error,
+            "what a successor must know cannot be written; if this process dies, the mount ends"
+        );
+        Recorder::default()
+    })
+}
+
+/// Goes on with a mount whose worker is dead.
+pub(super) fn inherit(
+    succession: Option<&Path>,
+    store: S3Options,
+    settings: Settings,
+    descriptor: OwnedFd,
+) -> Result<(Arc<Filesystem>, Session), MountError> {
+    let unreadable = |error: std::io::Error| {
+        MountError::new(
+            format!("what the dead worker has left cannot be read: {error}"),
+            "mount anew",
+        )
+    };
+    let folder = succession
+        .ok_or_else(|| MountError::new("the configuration names no folder for succession", "mount anew"))?;
+    let inheritance = Log::read(folder).map_err(unreadable)?;
+    let agreed = inheritance.connection.ok_or_else(|| {
+        MountError::new(
+            "the dead worker has not shaken hands with the kernel",
+            "mount anew",
+        )
+    })?;
+    let recorder = Recorder::go_on(folder, inheritance.clone()).map_err(unreadable)?;
+    let filesystem = go_on(store, settings, recorder.clone(), &inheritance)?;
+    let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed)
+        .and_then(|session| session.ask_again().map(|()| session));
+    match session {
+        Ok(session) => Ok((filesystem, session)),
+        Err(error) => {
+            // While the filesystem is there: somebody else may still try, and must find everything as it was.
+            recorder.leave();
+            Err(MountError::new(
+                format!("the connection of the dead worker cannot be taken over: {error}"),
+                "mount anew",
+            ))
+        }
+    }
+}
