@@ -219,7 +219,7 @@ impl Command {
             let lines: String = self
                 .examples
                 .iter()
-                .map(|example| format!("\n  {example}"))
+                .map(|example| format!("\n  {}", typed_lines(example)))
                 .collect();
             tree = tree.after_help(format!("Examples:{lines}"));
         }
@@ -394,6 +394,33 @@ pub(crate) fn typed(matches: &ArgMatches) -> (String, String, ArgMatches) {
     (noun.to_owned(), verb.to_owned(), inner.clone())
 }
 
+/// A long example on several lines, each ended as a shell wants it, so that it can be copied from a terminal.
+fn typed_lines(example: &str) -> String {
+    /// With the indentation and the backslash, what fits a terminal of 80 columns.
+    const COLUMNS: usize = 76;
+    if example.len() <= COLUMNS {
+        return example.to_owned();
+    }
+    let mut lines = vec![String::new()];
+    for part in example.split(" --") {
+        let flag = if lines[0].is_empty() {
+            part.to_owned()
+        } else {
+            format!("--{part}")
+        };
+        let last = lines.last_mut().expect("there is one from the beginning");
+        if last.is_empty() {
+            last.push_str(&flag);
+        } else if last.len() + 1 + flag.len() <= COLUMNS {
+            last.push(' ');
+            last.push_str(&flag);
+        } else {
+            lines.push(flag);
+        }
+    }
+    lines.join(" \\\n      ")
+}
+
 /// What could have been typed in the place of a word that is none: the verbs of its noun, or the nouns.
 pub(crate) fn known_words(tree: &clap::Command, line: &[OsString]) -> String {
     let noun = typed_noun(line).and_then(|noun| tree.find_subcommand(noun));
@@ -417,11 +444,13 @@ Examples:
 
 const AFTER_LONG_HELP: &str = "\
 Files:
-  MOORING_CONFIG_DIR (default $XDG_CONFIG_HOME/mooring or ~/.config/mooring) holds profiles/<name>/ with the
-  endpoint, your key, your certificate and the CA. The certificate renews itself at half of its life, and for
-  30 days after its end. `mooring profiles use` and MOORING_PROFILE choose the profile.
+  MOORING_CONFIG_DIR (default $XDG_CONFIG_HOME/mooring or ~/.config/mooring)
+  holds profiles/<name>/ with the endpoint, your key, your certificate and the
+  CA. The certificate renews itself at half of its life, and for 30 days after
+  its end. `mooring profiles use` and MOORING_PROFILE choose the profile.
 
-Secrets are read from a file, from standard input (-) or from a terminal without echo. They are never a flag's value.";
+Secrets are read from a file, from standard input (-) or from a terminal
+without echo. They are never a flag's value.";
 
 #[cfg(test)]
 mod tests;

@@ -285,7 +285,8 @@ fn permission(text: &mut String, details: &ErrorDetails, message: &str) {
         }
     }
     let _ = match metadata("can_grant") {
-        Some(people) if people.split(',').all(|person| message.contains(person)) => Ok(()),
+        // The message names the first few, and says how many more there are.
+        Some(people) if people.split(',').take(1).all(|person| message.contains(person)) => Ok(()),
         Some(people) => writeln!(text, "  who can grant it: {}", people.replace(',', ", ")),
         None => writeln!(
             text,

@@ -61,7 +61,11 @@ pub(crate) fn show(
                 None => {
                     let columns = descriptors.columns_of(&answer.descriptor());
                     if columns.is_empty() {
-                        lines(&answer)
+                        let text = lines(&answer);
+                        if text.is_empty() {
+                            note(&format!("{words}: none"));
+                        }
+                        text
                     } else {
                         table(&columns, &[&answer])
                     }

@@ -117,7 +117,7 @@ impl World {
         let key = self.secret_file();
         self.operator.mooring(&format!(
             "connectors create {id} --project {project} --endpoint {} --bucket {} --access-key-id {} \
-             --new-secret-secret-id {id}-key --new-secret-secret-access-key-file {} {more}",
+             --new-secret-id {id}-key --new-secret-key-file {} {more}",
             self.store.endpoint,
             self.store.bucket,
             store::ACCESS_KEY_ID,

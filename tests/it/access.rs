@@ -124,7 +124,7 @@ fn a_connector_that_cannot_be_is_refused_with_its_fields_and_nothing_is_stored()
         let key = world.secret_file();
         let refusal = world.operator.refused(&format!(
             "connectors create {id} --project ml --endpoint {endpoint} --bucket={bucket} --mount-name {mount} \
-             --access-key-id {ACCESS_KEY_ID} --new-secret-secret-access-key-file {}",
+             --access-key-id {ACCESS_KEY_ID} --new-secret-key-file {}",
             key.display(),
         ));
         std::fs::remove_file(key).unwrap();
@@ -158,7 +158,7 @@ fn a_connector_that_cannot_be_is_refused_with_its_fields_and_nothing_is_stored()
     let key = world.secret_file();
     world.operator.mooring(&format!(
         "connectors create slash --project ml --endpoint {good}/ --bucket lake --mount-name slash \
-         --access-key-id {ACCESS_KEY_ID} --new-secret-secret-access-key-file {}",
+         --access-key-id {ACCESS_KEY_ID} --new-secret-key-file {}",
         key.display(),
     ));
     std::fs::remove_file(key).unwrap();

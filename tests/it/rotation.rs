@@ -86,7 +86,7 @@ impl Rotated {
         let file = secret_file(world.path(), &secret);
         world.operator.mooring(&format!(
             "connectors create tide --project ml --endpoint {} --bucket {} --access-key-id {id} --mode read-write \
-             --new-secret-secret-id tide-key --new-secret-secret-access-key-file {}",
+             --new-secret-id tide-key --new-secret-key-file {}",
             world.store.endpoint,
             world.store.bucket,
             file.display(),

@@ -58,7 +58,7 @@ fn a_wrong_key_is_a_condition_that_names_the_remedy_and_a_new_version_heals_it()
     std::fs::write(&wrong, "not-the-key-of-this-store").unwrap();
     world.operator.mooring(&format!(
         "connectors create pond --project ml --endpoint {} --bucket lake --access-key-id {} --mode read-write \
-         --new-secret-secret-id pond-key --new-secret-secret-access-key-file {}",
+         --new-secret-id pond-key --new-secret-key-file {}",
         world.store.endpoint,
         mooring_tests::store::ACCESS_KEY_ID,
         wrong.display(),

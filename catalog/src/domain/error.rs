@@ -114,10 +114,11 @@ impl Error {
     }
 }
 
-/// The first few, then how many more, then how many are not the caller's to see: an error stays readable with a
-/// thousand users of a thing.
+/// An error stays readable with a thousand users of a thing.
+const NAMED_MAX: usize = 5;
+
+/// The first few, then how many more, then how many are not the caller's to see.
 fn listed(names: &[impl fmt::Display], hidden: usize) -> String {
-    const NAMED_MAX: usize = 5;
     let mut parts = Vec::new();
     if !names.is_empty() {
         let named = names.iter().take(NAMED_MAX).map(ToString::to_string);
@@ -131,6 +132,20 @@ fn listed(names: &[impl fmt::Display], hidden: usize) -> String {
         parts.push(format!("{hidden} that you may not see"));
     }
     parts.join(" and ")
+}
+
+/// People or things of which one will do: `a, b or c`. Of many the first few.
+pub fn either(names: &[impl fmt::Display]) -> String {
+    let mut named: Vec<String> = names.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = names.len() - named.len();
+    if more > 0 {
+        named.push(format!("{more} more"));
+    }
+    match named.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        Some((last, _)) => last.clone(),
+        None => String::new(),
+    }
 }
 
 /// A permission that the caller lacks. Made of the request's words only, so it cannot tell what exists; but for the
@@ -155,12 +170,15 @@ impl fmt::Display for Denial {
             role_needed,
             can_grant,
         } = self;
-        write!(
-            f,
-            "permission {permission} is missing on {resource}, or it does not exist; needed is {role_needed}"
-        )?;
+        write!(f, "permission {permission} is missing on {resource}")?;
+        // The realm is there, and so is what the caller may see people of.
+        let seen = !can_grant.is_empty() && role_needed.ends_with(&format!(" on {resource}"));
+        if !seen && resource != "realm" {
+            f.write_str(", or it does not exist")?;
+        }
+        write!(f, "; needed is {role_needed}")?;
         if !can_grant.is_empty() {
-            write!(f, ", which {} can grant", listed(can_grant, 0))?;
+            write!(f, ", which {} can grant", either(can_grant))?;
         }
         Ok(())
     }
@@ -238,6 +256,20 @@ mod tests {
             (0, 3, "3 that you may not see"),
         ] {
             assert_eq!(listed(&names[..seen], hidden), expected);
+        }
+    }
+
+    #[test]
+    fn of_those_who_can_help_the_first_few_are_named() {
+        let names: Vec<String> = (1..=7).map(|n| format!("u{n}")).collect();
+        for (count, expected) in [
+            (0, ""),
+            (1, "u1"),
+            (2, "u1 or u2"),
+            (5, "u1, u2, u3, u4 or u5"),
+            (7, "u1, u2, u3, u4, u5 or 2 more"),
+        ] {
+            assert_eq!(either(&names[..count]), expected);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::Catalog;
 use super::user::last_operator;
 use crate::domain::access::{Binding, Member, Role, Standing};
 use crate::domain::audit::{Change, EventKind};
+use crate::domain::error::either;
 use crate::domain::names::{Scope, UserName};
 use crate::domain::{Error, Violations};
 use crate::policy::rules::{Operators, Permission};
@@ -399,9 +400,13 @@ fn sentence(
             Scope::Project(_) => format!("an admin of {scope} or of its community"),
         }
     } else {
-        can_grant.join(", ")
+        either(can_grant)
     };
-    format!(
-        "{user} lacks {permission} on {scope}, or it does not exist; it takes {role_needed}, which {who} can grant."
-    )
+    // Who sees people there sees that it is there.
+    let unsure = if can_grant.is_empty() && *scope != Scope::Realm {
+        ", or it does not exist"
+    } else {
+        ""
+    };
+    format!("{user} lacks {permission} on {scope}{unsure}; it takes {role_needed}, which {who} can grant.")
 }

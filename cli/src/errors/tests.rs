@@ -93,7 +93,7 @@ fn remedies_speak_of_flags() {
         ),
         (
             "it is given together with `new_secret`",
-            "it is given together with --new-secret-secret-access-key-file",
+            "it is given together with --new-secret-key-file",
         ),
         (
             "run `mooring login`, or write `*`",

@@ -75,7 +75,7 @@ fn furnish(world: &World, catalog: &Machine) {
     std::fs::write(catalog.path("/run/typed.key"), &world.store.secret).unwrap();
     catalog.run(&format!(
         "mooring connectors create lake --project ml --endpoint {} --bucket {} --access-key-id {} --mode read-write \
-         --new-secret-secret-id lake-key --new-secret-secret-access-key-file /run/typed.key",
+         --new-secret-id lake-key --new-secret-key-file /run/typed.key",
         world.store.endpoint,
         world.store.bucket,
         mooring_tests::store::ACCESS_KEY_ID,

@@ -405,7 +405,7 @@ async fn a_denial_names_the_people_who_can_grant_to_whoever_sees_the_roles_there
     assert!(
         denied
             .message()
-            .ends_with("which users/anna, users/operator can grant"),
+            .ends_with("is missing on projects/ml; needed is DEVELOPER on projects/ml, which users/anna or users/operator can grant"),
         "{}",
         denied.message()
     );
