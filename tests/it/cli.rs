@@ -67,3 +67,49 @@ fn a_secret_is_no_flag() {
             .contains("more")
     );
 }
+
+#[test]
+fn an_importer_sees_a_withdrawal_coming_and_nothing_gets_wider_by_offering_again() {
+    let mut world = World::start();
+    let host = world.host();
+    world.connector("ml", "pond", "--mode read-write");
+    let operator = &world.operator;
+    operator.mooring("projects create web --community research");
+    operator.mooring("publications publish ml/pond --community research --max-mode read-only");
+    operator.mooring("imports create pond --project web --publication research/pond");
+    let told = operator.mooring("activations create --import web/pond --pool desks --wait");
+    assert!(
+        told.contains("is ACTIVE: mounted on 1 of 1 host (after"),
+        "{told}"
+    );
+    assert!(
+        told.contains("the folder is web/pond below the mount root"),
+        "{told}"
+    );
+
+    operator.mooring("publications withdraw research/pond --withdrawal drain --grace 10m");
+    let found = world.activation_is("web/pond-desks", "DEGRADED");
+    let message = found["message"].as_str().unwrap();
+    assert!(
+        message.contains("is being withdrawn, so this is unmounted at"),
+        "{message}"
+    );
+    let folder = host.path("web", "pond");
+    std::fs::read_dir(&folder).unwrap();
+
+    operator.mooring("publications publish ml/pond --community research");
+    let found = world.activation_is("web/pond-desks", "ACTIVE");
+    assert_eq!(found["mode"], "MODE_READ_ONLY");
+    let refused = std::fs::write(folder.join("no"), "no").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+
+    operator.mooring("publications withdraw research/pond --withdrawal force");
+    let found = world.activation_is("web/pond-desks", "INACTIVE");
+    assert!(
+        found["message"].as_str().unwrap().contains("offer it again"),
+        "{found}"
+    );
+    assert_eq!(operator.mooring("activations list --project web"), "");
+    let all = operator.mooring("activations list --project web --show-inactive");
+    assert!(all.contains("projects/web/activations/pond-desks"), "{all}");
+}
