@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mooring_control::{
     Connection, EndpointRules, FromWorker, HiddenKeys, Listener, MountActivity, PROTOCOL_VERSION, ToWorker,
@@ -321,6 +321,7 @@ impl Worker {
     ) -> Result<FromWorker, MountError> {
         let descriptor = descriptor
             .ok_or_else(|| MountError::new("no FUSE descriptor came with the message", "send it along"))?;
+        let asked = Instant::now();
         let assignment_uid = config.assignment_uid.clone();
         let succession = config.succession.clone();
         let credential = LiveCredential::new(access_key(&config.credential));
@@ -358,7 +359,6 @@ impl Worker {
         if let Some(minor) = minor {
             set_read_ahead_of(0, minor);
         }
-        filesystem.take_up();
         let served = Served {
             assignment_uid,
             filesystem,
@@ -370,6 +370,7 @@ impl Worker {
             assignment = served.assignment_uid,
             inherited = origin == Origin::Inherited,
             resend,
+            took = ?asked.elapsed(),
             "the mount is served"
         );
         *self.phase.lock() = Phase::Serving(Arc::new(served));

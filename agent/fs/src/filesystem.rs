@@ -186,14 +186,25 @@ impl Filesystem {
             recorder,
         } = parts;
         let tasks = TaskTracker::new();
+        let namespace = Arc::new(Namespace::new(
+            Arc::clone(&store),
+            (prefix, metadata_ttl),
+            table,
+            tasks.clone(),
+            runtime.clone(),
+        ));
+        let inodes = Arc::downgrade(&namespace);
+        recorder.gathers(move |notes| {
+            let Some(namespace) = inodes.upgrade() else {
+                return notes.take();
+            };
+            let mut table = namespace.table();
+            let mut batch = notes.take();
+            table.record_changes(&mut batch);
+            batch
+        });
         Arc::new(Filesystem {
-            namespace: Arc::new(Namespace::new(
-                Arc::clone(&store),
-                (prefix, metadata_ttl),
-                table,
-                tasks.clone(),
-                runtime.clone(),
-            )),
+            namespace,
             writer: Writer::new(Arc::clone(&store), staging),
             store,
             reader,

@@ -207,6 +207,14 @@ impl Handles {
         self.folders.lock().get(&id).cloned().ok_or(FsError::BadHandle)
     }
 
+    /// Whether somebody may read a file.
+    pub fn is_read(&self, ino: Ino) -> bool {
+        let files = self.files.lock();
+        files
+            .values()
+            .any(|handle| handle.ino == ino && handle.access.read)
+    }
+
     /// Takes a file's handle away.
     pub fn close_file(&self, id: HandleId) -> Option<Arc<FileHandle>> {
         let closed = self.files.lock().remove(&id)?;

@@ -52,7 +52,10 @@ pub(super) fn inherit(
     let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed)
         .and_then(|session| session.ask_again().map(|()| session));
     match session {
-        Ok(session) => Ok((filesystem, session)),
+        Ok(session) => {
+            filesystem.take_up(&inheritance);
+            Ok((filesystem, session))
+        }
         Err(error) => {
             // While the filesystem is there: somebody else may still try, and must find everything as it was.
             recorder.leave();

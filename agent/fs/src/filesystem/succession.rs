@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::{Filesystem, Parts, Settings};
 use crate::handle::Handles;
 use crate::namespace::inode::Table;
+use crate::store::{Key, StoreError};
+use crate::succession::record::Record;
 use crate::succession::{Inheritance, Recorder};
 use crate::writer::staging::Staging;
 
@@ -40,13 +42,7 @@ impl Filesystem {
     /// Writes down what was noted so far: to be done before the kernel is told of it, and before the store loses
     /// what a repetition would need.
     pub fn write_down(&self) {
-        let grown = self.recorder.write_down(|notes| {
-            let mut table = self.namespace.table();
-            let mut batch = notes.take();
-            table.record_changes(&mut batch);
-            batch
-        });
-        if grown {
+        if self.recorder.write_down() {
             let recorder = self.recorder.clone();
             self.tasks
                 .spawn_blocking_on(move || recorder.compact(), &self.runtime);
@@ -54,8 +50,24 @@ impl Filesystem {
     }
 
     /// Takes up the work that a dead worker had begun of its own accord: closes what it had opened for a moment,
-    /// and uploads what nobody has open any more.
-    pub fn take_up(self: &Arc<Self>) {
+    /// uploads what nobody has open any more, and gives up the uploads that it cannot go on with, of which the
+    /// store would keep the parts for ever.
+    pub fn take_up(self: &Arc<Self>, inheritance: &Inheritance) {
+        for (upload, key) in inheritance.uploads.clone() {
+            let filesystem = Arc::clone(self);
+            let give_up = async move {
+                let key = Key::new(key);
+                match filesystem.store.abort_upload(&key, &upload).await {
+                    Ok(()) | Err(StoreError::NotFound) => {}
+                    Err(error) => {
+                        tracing::info!(key = key.as_str(), %error, "an unfinished upload stays behind");
+                    }
+                }
+                filesystem.recorder.note_in_passing(&Record::UploadOver(upload));
+            };
+            self.tasks.spawn_on(give_up, &self.runtime);
+        }
+
         for handle in self.handles.abandoned() {
             self.release(handle);
         }

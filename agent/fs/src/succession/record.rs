@@ -66,6 +66,10 @@ pub enum Record {
         /// For handles.
         handle: u64,
     },
+    /// An upload in parts was begun: its id in the store, and the key.
+    UploadBegun(String, String),
+    /// It was completed or given up.
+    UploadOver(String),
 }
 
 /// What was agreed with the kernel when the mount began, as its first request said it.

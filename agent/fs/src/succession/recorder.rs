@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -21,8 +21,8 @@ use super::log::{Log, Snapshot};
 use super::record::Record;
 use super::table::Inheritance;
 
-/// A log below this is not worth writing anew; it is 50,000 to 100,000 records.
-const COMPACT_BYTES_MIN: u64 = 8 << 20;
+/// A log below this is not worth writing anew; it is 5,000 to 10,000 records.
+const COMPACT_BYTES_MIN: u64 = 1 << 20;
 
 /// A log is written anew when it has grown by this factor: then each byte is written anew once, on average.
 const COMPACT_FACTOR: u64 = 2;
@@ -30,6 +30,8 @@ const COMPACT_FACTOR: u64 = 2;
 /// Where records go; clones go to the same place. The default one goes nowhere.
 #[derive(Clone, Default)]
 pub struct Recorder(Option<Arc<Inner>>);
+
+type Gather = Box<dyn Fn(&Notes<'_>) -> Vec<u8> + Send + Sync>;
 
 struct Inner {
     folder: PathBuf,
@@ -41,6 +43,7 @@ struct Inner {
     written: AtomicU64,
     compacting: AtomicBool,
     off: AtomicBool,
+    gather: OnceLock<Gather>,
     /// Requests of dead workers that may be sent again.
     inherited: Mutex<BTreeMap<u64, Before>>,
 }
@@ -83,6 +86,7 @@ impl Recorder {
             written: AtomicU64::new(0),
             compacting: AtomicBool::new(false),
             off: AtomicBool::new(false),
+            gather: OnceLock::new(),
             inherited: Mutex::new(inherited),
         }))))
     }
@@ -121,10 +125,18 @@ impl Recorder {
         }
     }
 
-    /// Writes down everything that was noted or marked before. `gather` takes the notes and adds the records of
-    /// what was marked, both while it keeps others from marking more. True if the log has grown so much that it
-    /// should be written anew, to one caller at a time.
-    pub fn write_down(&self, gather: impl FnOnce(&Notes<'_>) -> Vec<u8>) -> bool {
+    /// Says how the notes are taken and the records of what was marked are added to them, both while nobody can mark
+    /// more. Until then notes alone are written.
+    pub fn gathers(&self, gather: impl Fn(&Notes<'_>) -> Vec<u8> + Send + Sync + 'static) {
+        if let Some(inner) = &self.0 {
+            // There is one filesystem, which says it once.
+            let _ = inner.gather.set(Box::new(gather));
+        }
+    }
+
+    /// Writes down everything that was noted or marked before. True if the log has grown so much that it should be
+    /// written anew, to one caller at a time.
+    pub fn write_down(&self) -> bool {
         let Some(inner) = self.on() else { return false };
         let wanted = inner.noted.load(Ordering::Acquire);
         if inner.written.load(Ordering::Acquire) >= wanted {
@@ -138,7 +150,10 @@ impl Recorder {
             inner,
             covered: Cell::new(0),
         };
-        let batch = gather(&notes);
+        let batch = match inner.gather.get() {
+            Some(gather) => gather(&notes),
+            None => notes.take(),
+        };
         if !batch.is_empty()
             && let Err(error) = log.append(&batch)
         {

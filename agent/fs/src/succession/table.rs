@@ -25,6 +25,8 @@ pub struct Inheritance {
     pub folders: BTreeMap<u64, (Folder, Vec<(String, u64)>)>,
     /// Requests whose reply may not have reached the kernel.
     pub requests: BTreeMap<u64, Before>,
+    /// Uploads in parts that were neither completed nor given up: key by id.
+    pub uploads: BTreeMap<String, String>,
     /// The next inode number.
     pub next_ino: u64,
     /// The next handle.
@@ -120,6 +122,12 @@ impl Inheritance {
                 self.next_ino = self.next_ino.max(ino);
                 self.next_handle = self.next_handle.max(handle);
             }
+            Record::UploadBegun(upload, key) => {
+                self.uploads.insert(upload, key);
+            }
+            Record::UploadOver(upload) => {
+                self.uploads.remove(&upload);
+            }
         }
     }
 
@@ -132,6 +140,7 @@ impl Inheritance {
             files,
             folders,
             requests,
+            uploads,
             next_ino,
             next_handle,
         } = self;
@@ -160,6 +169,9 @@ impl Inheritance {
             let ended = before.outcome.map(|outcome| Record::Ended(request, outcome));
             [began, ended].into_iter().flatten()
         });
+        let uploads = uploads
+            .into_iter()
+            .map(|(upload, key)| Record::UploadBegun(upload, key));
         std::iter::once(numbers)
             .chain(connection.map(Record::Connection))
             .chain(edits)
@@ -167,6 +179,7 @@ impl Inheritance {
             .chain(files)
             .chain(folders)
             .chain(requests)
+            .chain(uploads)
     }
 
     fn apply_edit(&mut self, mut edit: Edit) {

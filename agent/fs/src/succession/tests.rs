@@ -88,6 +88,9 @@ fn records() -> Vec<Record> {
         Record::Ended(46, Outcome::Done),
         Record::Began(48, Intent::Remove),
         Record::Answered(48),
+        Record::UploadBegun("u1".to_owned(), "k".to_owned()),
+        Record::UploadBegun("u2".to_owned(), "k".to_owned()),
+        Record::UploadOver("u1".to_owned()),
         Record::InodeGone(9),
         Record::EditGone(2),
         Record::FileClosed(2),
@@ -102,7 +105,7 @@ fn taken(records: impl IntoIterator<Item = Record>) -> Inheritance {
 
 fn write(recorder: &Recorder, record: &Record) {
     recorder.note(record);
-    recorder.write_down(|notes| notes.take());
+    recorder.write_down();
 }
 
 fn inodes(folder: &Path) -> Vec<u64> {
@@ -222,7 +225,7 @@ fn only_a_request_that_is_sent_again_has_a_past() {
     let answered = Attempt::at(&recorder, 48);
     answered.end(Outcome::Done);
     answered.answered();
-    recorder.write_down(|notes| notes.take());
+    recorder.write_down();
 
     let successor = Recorder::go_on(folder.path(), Log::read(folder.path()).unwrap()).unwrap();
     assert!(Attempt::at(&successor, 44).outcome().is_none(), "not marked");
@@ -267,5 +270,8 @@ fn what_was_noted_is_in_the_table_when_write_down_returns_whoever_wrote_it() {
                 }
             });
         }
+        // Written anew all the time meanwhile.
+        scope.spawn(|| (0..50).for_each(|_| recorder.compact()));
     });
+    assert_eq!(inodes(folder.path()).len(), 200);
 }

@@ -44,6 +44,7 @@ pub async fn upload(
         return Ok(store.put(key, body, metadata, condition).await?);
     }
     let upload = store.create_upload(key, metadata).await?;
+    edit.note_upload(key, &upload);
     let result = multipart(
         (store, transfers),
         (source, key),
@@ -59,6 +60,7 @@ pub async fn upload(
             tracing::debug!(key = key.as_str(), %error, "an unfinished upload stays behind");
         }
     }
+    edit.note_upload_over(upload);
     result
 }
 

@@ -107,3 +107,26 @@ async fn a_reader_never_mixes_two_versions() {
     assert!(matches!(late, Err(FsError::Changed)), "{late:?}");
     assert_eq!(&world.read("f").await.unwrap()[..4], b"bbbb");
 }
+
+#[tokio::test]
+async fn a_file_that_is_only_written_to_is_removed_without_being_downloaded() {
+    let world = World::new();
+    world.store.insert("f", vec![7; 100_000]);
+    let only = Access { read: false, ..WRITE };
+    let ino = world.find("f").await.unwrap();
+    let attempt = Attempt::unrecorded();
+    let handle = world.fs.open(ino, only, false, &attempt).await.unwrap().handle;
+    world.fs.remove_file(ROOT, &name("f"), &attempt).await.unwrap();
+    world
+        .fs
+        .write(handle, 50_000, b"nobody reads this", &attempt)
+        .unwrap();
+    world.close(handle).await.unwrap();
+    let gets = world
+        .store
+        .called()
+        .into_iter()
+        .filter(|called| called.call == Call::Get);
+    assert_eq!(gets.count(), 0);
+    assert!(world.store.object("f").is_none());
+}

@@ -58,7 +58,7 @@ impl Place {
         let recorder = Recorder::go_on(self.table.path(), left.clone()).unwrap();
         let (settings, parts) = self.parts(recorder);
         let next = Filesystem::going_on(settings, parts, &left);
-        next.take_up();
+        next.take_up(&left);
         next
     }
 
@@ -139,6 +139,31 @@ async fn a_staged_file_that_nobody_has_open_is_uploaded_by_the_successor() {
     new.stop(Duration::from_secs(5)).await;
     let left: Vec<_> = std::fs::read_dir(place.staging.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_that_died_with_its_worker_is_given_up() {
+    let place = Place::new();
+    let old = place.first();
+    let (_, opened) = old.create(ROOT, &name("f"), WRITE, &once(&old, 2)).unwrap();
+    old.write(opened.handle, 17 << 20, b"far", &once(&old, 4))
+        .unwrap();
+    let slow = Fault::Delay(Duration::from_secs(600));
+    place.store.plan(Call::UploadPart, slow);
+    let filesystem = Arc::clone(&old);
+    let mut uploading = tokio::task::JoinSet::new();
+    uploading.spawn(async move { filesystem.flush(opened.handle).await });
+    while place.store.uploads() == 0 || Log::read(place.table.path()).unwrap().uploads.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    old.recorder().leave();
+    drop(uploading);
+
+    let new = place.succeed(old);
+    new.flush(opened.handle).await.unwrap();
+    new.stop(Duration::from_secs(5)).await;
+    assert_eq!(place.store.uploads(), 0);
+    assert_eq!(place.store.object("f").unwrap().1.size, (17 << 20) + 3);
 }
 
 #[tokio::test]

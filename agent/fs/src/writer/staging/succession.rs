@@ -128,6 +128,19 @@ impl Edit {
         self.recorder.note_all(std::iter::once(&edit).chain(&other));
     }
 
+    /// An upload in parts was begun: whoever succeeds this process must know of it at once, since nothing else may
+    /// be written before it is done.
+    pub(in crate::writer) fn note_upload(&self, key: &Key, upload: &str) {
+        let begun = Record::UploadBegun(upload.to_owned(), key.as_str().to_owned());
+        self.recorder.note(&begun);
+        self.recorder.write_down();
+    }
+
+    /// It was completed or given up.
+    pub(in crate::writer) fn note_upload_over(&self, upload: String) {
+        self.recorder.note_in_passing(&Record::UploadOver(upload));
+    }
+
     fn restored(staging: &Staging, edit: &record::Edit, present: RangeSet) -> io::Result<Edit> {
         let record::Edit {
             id,
