@@ -86,7 +86,11 @@ impl Keeper {
                 })
                 .ok()
         });
-        got.is_some_and(|descriptor| self.keep(uid, path, descriptor))
+        let kept = got.is_some_and(|descriptor| self.keep(uid, path, descriptor));
+        if kept {
+            tracing::info!(assignment = %uid, path = %path.display(), "a mount's descriptor is kept again");
+        }
+        kept
     }
 
     /// Whether the mount of `uid` outlives its worker.
@@ -101,10 +105,9 @@ impl Keeper {
 
     /// The mount may end with its worker from now on. If the worker is dead, every access to it fails now.
     pub fn forget(&self, uid: Uuid) {
-        let kept = self.all().remove(&uid);
-        if kept.is_some() {
-            self.notifier.unstore(&name(uid));
-        }
+        self.all().remove(&uid);
+        // Also what could not be taken back from it: by the manager's duplicate alone, callers would wait for ever.
+        self.notifier.unstore(&name(uid));
     }
 
     /// Another assignment has taken the mount over.

@@ -37,7 +37,7 @@ const MANAGER_POLL: Duration = Duration::from_millis(1);
 const UNITS_PER_NAME_MAX: usize = 9;
 
 /// Options of every unit. None of them makes a mount namespace (no Private…=, no Protect…= that hides files).
-const UNIT_OPTIONS: [&str; 9] = [
+const UNIT_OPTIONS: [&str; 10] = [
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
     "RestrictRealtime=yes",
@@ -48,6 +48,8 @@ const UNIT_OPTIONS: [&str; 9] = [
     "TimeoutStopSec=90",
     // Stopped before the network goes away, so that what waits can still be uploaded.
     "After=network-online.target",
+    // Stopped after the agent, and so after every job that says After=mooring-agent.service and writes as it ends.
+    "Before=mooring-agent.service",
 ];
 
 /// What a program that never mounts does without besides. CAP_SYS_ADMIN is for FUSE passthrough.

@@ -27,6 +27,7 @@ fn fresh_machines_become_a_catalog_and_a_host_by_their_packages() {
     mounts_are_the_hosts_own(&host);
 
     upgrading_the_catalog_interrupts_nothing(&catalog, &host);
+    a_restored_catalog_is_followed_when_its_operator_says_so(&catalog, &host);
     removing_leaves_mounts_and_installing_again_adopts_them(&host);
     purging_forgets_the_host_and_keeps_the_catalog(&catalog, &host);
 }
@@ -63,6 +64,8 @@ fn install_catalog(world: &World, catalog: &Machine) {
     let mode = catalog.run("stat -c %a:%U /var/lib/mooring-catalog");
     assert_eq!(mode.trim(), "700:mooring-catalog");
     catalog.run("systemd-analyze verify /lib/systemd/system/mooring-catalog.service");
+    // From 0, nothing to attack, to 100.
+    catalog.run("systemd-analyze security --no-pager --threshold=20 mooring-catalog.service");
 }
 
 /// What an operator does after the installation, with the command line of the package.
@@ -125,19 +128,39 @@ fn upgrading_the_catalog_interrupts_nothing(catalog: &Machine, host: &Machine) {
     catalog.install("mooring-catalog", NEXT);
     assert_eq!(catalog.unit("mooring-catalog", "ActiveState"), "active");
     assert_ne!(catalog.unit("mooring-catalog", "MainPID"), before);
-    eventually(
-        "the host is back at the upgraded catalog",
-        Duration::from_secs(30),
-        || {
-            let hosts = catalog.run("mooring -o json hosts get gpu-1");
-            if hosts.contains("HOST_STATE_READY") {
-                Ok(())
-            } else {
-                Err(hosts)
-            }
-        },
-    );
+    ready(catalog, "the host is back at the upgraded catalog");
     assert!(host.path(LAKE).join("mine.txt").exists());
+}
+
+/// The commands of the operator's guide.
+fn a_restored_catalog_is_followed_when_its_operator_says_so(catalog: &Machine, host: &Machine) {
+    catalog.shell(
+        "systemctl stop mooring-catalog
+         cp -a /var/lib/mooring-catalog /root/backup
+         systemctl start mooring-catalog",
+    );
+    catalog.run("mooring projects create forgotten --community research");
+    catalog.shell(
+        "systemctl stop mooring-catalog
+         rm -r /var/lib/mooring-catalog
+         cp -a /root/backup /var/lib/mooring-catalog
+         runuser -u mooring-catalog -- mooring-catalog raise-epoch
+         systemctl start mooring-catalog",
+    );
+    ready(catalog, "the host follows the restored catalog");
+    assert!(host.path(LAKE).join("mine.txt").exists());
+}
+
+/// Waits until the catalog counts the host as ready.
+fn ready(catalog: &Machine, what: &str) {
+    eventually(what, Duration::from_secs(30), || {
+        let host = catalog.run("mooring -o json hosts get gpu-1");
+        if host.contains("HOST_STATE_READY") {
+            Ok(())
+        } else {
+            Err(host)
+        }
+    });
 }
 
 fn removing_leaves_mounts_and_installing_again_adopts_them(host: &Machine) {

@@ -25,6 +25,21 @@ exec 3>&-
 echo "$n"
 "#;
 
+/// The unit of a job that writes when it is told to end.
+const LAST_WORDS: &str = "
+[Unit]
+After=mooring-agent.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sh -c 'sleep 1; echo last words >/mnt/mooring/ml/lake/last.txt'
+
+[Install]
+WantedBy=multi-user.target
+";
+
 /// A job on the machine that uses the mount.
 struct Job<'a> {
     machine: &'a Machine,
@@ -87,9 +102,7 @@ fn nothing_that_happens_to_the_agent_or_its_package_fails_io() {
     let mut world = World::with_network();
     let machine = world.machine("gpu-1");
     // The shipped patience is 30 s; a story has less.
-    let dropin = machine.path("/etc/systemd/system/mooring-agent.service.d");
-    std::fs::create_dir_all(&dropin).unwrap();
-    std::fs::write(dropin.join("patience.conf"), "[Service]\nWatchdogSec=5\n").unwrap();
+    drop_in(&machine, "WatchdogSec=5");
     joins(&world, &machine);
     activated(&world, &machine);
     let mount = mount_id(&machine);
@@ -117,12 +130,27 @@ fn nothing_that_happens_to_the_agent_or_its_package_fails_io() {
     let journal = machine.journal("mooring-agent");
     assert!(journal.contains("Watchdog timeout"), "{journal}");
 
-    assert_eq!(mount_id(&machine), mount);
+    machine.run("systemctl kill --signal=KILL mooring-mount-*");
+    job.goes_on("the program that serves the mount was killed");
+
+    // Nobody is left but systemd, which keeps a duplicate of the mount's descriptor for the next agent.
+    machine.run("systemctl kill --signal=KILL mooring-agent.service mooring-mount-*");
+    another_agent(&machine, &mut agent);
+    job.goes_on("agent and program were killed at once");
+
+    assert_eq!(mount_id(&machine), mount, "at the end");
     let rounds = job.end();
     println!("{rounds} rounds, none of which failed");
     let slow = String::from_utf8(world.store.get("slow.txt").unwrap()).unwrap();
     assert_eq!(slow.lines().count() as u64, rounds);
     assert_eq!(slow.lines().last(), Some(format!("line {rounds}").as_str()));
+}
+
+/// Changes the agent's unit as `systemctl edit` does.
+fn drop_in(machine: &Machine, line: &str) {
+    let folder = machine.path("/etc/systemd/system/mooring-agent.service.d");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("story.conf"), format!("[Service]\n{line}\n")).unwrap();
 }
 
 /// Waits until the agent is another process than before, and ready.
@@ -140,6 +168,45 @@ fn another_agent(machine: &Machine, pid: &mut String) {
     *pid = now;
 }
 
+/// On hosts where policy forbids the call by which an agent takes descriptors back, only systemd has a duplicate. A mount
+/// whose program has died must end then: nobody could go on with it, and its callers would wait for ever.
+#[test]
+fn a_mount_that_nobody_can_go_on_with_fails_and_is_mounted_anew() {
+    let mut world = World::with_network();
+    world.store.put("kept.txt", "kept");
+    let machine = world.machine("gpu-1");
+    drop_in(&machine, "SystemCallFilter=~pidfd_getfd");
+    joins(&world, &machine);
+    activated(&world, &machine);
+    machine.run("systemctl restart mooring-agent");
+    let script = format!("exec 3>{LAKE}/open.txt; while echo more >&3; do :; done");
+    let mut writer = machine
+        .command(&["sh", "-c", &script])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it writes", Duration::from_secs(10), || {
+        std::fs::metadata(machine.path(LAKE).join("open.txt"))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    });
+
+    machine.run("systemctl kill --signal=KILL mooring-mount-*");
+    eventually(
+        "whoever had a file open is told",
+        Duration::from_secs(20),
+        || match writer.try_wait().unwrap() {
+            Some(_) => Ok(()),
+            None => Err("it still writes or waits".to_owned()),
+        },
+    );
+    eventually("it is mounted anew", Duration::from_secs(20), || {
+        std::fs::read(machine.path(LAKE).join("kept.txt"))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    });
+}
+
 #[test]
 fn a_machine_that_boots_without_its_catalog_has_its_mounts_back() {
     let mut world = World::with_network();
@@ -147,9 +214,13 @@ fn a_machine_that_boots_without_its_catalog_has_its_mounts_back() {
     let mut machine = world.machine("gpu-1");
     joins(&world, &machine);
     let activation = activated(&world, &machine);
+    // A job that is ordered as the guide says has its mounts until it has ended.
+    std::fs::write(machine.path("/etc/systemd/system/job.service"), LAST_WORDS).unwrap();
+    machine.run("systemctl enable --now job");
     world.kill_catalog();
 
     machine.reboot();
+    assert_eq!(world.store.get("last.txt").unwrap(), b"last words\n");
     machine.mounted_at(LAKE);
     assert_eq!(
         std::fs::read(machine.path(LAKE).join("kept.txt")).unwrap(),
