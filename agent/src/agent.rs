@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{self, Detector};
+use crate::ban::{self, BanDesk, Execution};
 use crate::config::Config;
 use crate::enroll::HPKE_KEY;
 use crate::facts;
@@ -37,6 +38,8 @@ pub struct Agent {
     session: Session,
     renewal: Renewal,
     local: Local,
+    execution: Execution,
+    told: watch::Receiver<Option<pb::SignedBan>>,
     sources: Sources,
     detector: Detector,
     facts: watch::Sender<pb::HostFacts>,
@@ -63,6 +66,15 @@ pub enum StartError {
         "this host has not enrolled; ask the operator for a join file, then run: mooring-agent enroll --join-file FILE"
     )]
     NotEnrolled,
+    /// It was one.
+    #[error(
+        "this machine was banned from its fleet ({reason}) and has no keys any more; to make it a host again, ask the operator \
+         for a join file, then run: mooring-agent enroll --join-file FILE"
+    )]
+    Banned {
+        /// Why, in the operator's words.
+        reason: String,
+    },
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -104,6 +116,12 @@ impl Agent {
         let credentials = Credentials::load(&paths)?.ok_or(StartError::NotEnrolled)?;
         let hpke = HpkeKeyPair::load(&config.state_dir.join(HPKE_KEY))?.ok_or(StartError::NotEnrolled)?;
         let tls = ClientTls::new(&credentials)?;
+        let bans = BanDesk::new(credentials.ca_pem(), host.uid);
+        let told = bans.subscribe();
+        if let Some(before) = ban::load(&config.state_dir)? {
+            // It came before a restart, and was not carried out to the end.
+            bans.hear(before);
+        }
         let ledger = Arc::new(Ledger::open(&config.state_dir)?);
         let io = |path: &std::path::Path, source| StartError::Io {
             path: path.display().to_string(),
@@ -137,6 +155,7 @@ impl Agent {
             status: status_seen.clone(),
             state,
             facts: facts_seen,
+            bans: bans.clone(),
             instance: clock.new_uid().to_string(),
             heartbeat_interval: config.heartbeat_interval,
             clock: clock.clone(),
@@ -146,8 +165,16 @@ impl Agent {
             paths,
             tls,
             endpoint: host.endpoint.clone(),
+            host_uid: host.uid,
+            bans,
             clock: clock.clone(),
             expires,
+        };
+        let execution = Execution {
+            state_dir: config.state_dir.clone(),
+            ledger: Arc::clone(&ledger),
+            status: status_seen.clone(),
+            mounter: Arc::clone(&mounter),
         };
         let sources = Sources {
             host: host.name.clone(),
@@ -162,6 +189,8 @@ impl Agent {
             session,
             renewal,
             local,
+            execution,
+            told,
             sources,
             detector,
             facts,
@@ -183,6 +212,7 @@ impl Agent {
         tasks.spawn(self.renewal.run(shutdown.clone()));
         tasks.spawn(backends::watch(self.detector, self.facts, shutdown.clone()));
         tasks.spawn(self.local.run(self.sources, shutdown.clone()));
+        tasks.spawn(self.execution.run(self.told, shutdown.clone()));
         tasks.close();
         shutdown.cancelled().await;
         self.notifier.stopping();

@@ -41,6 +41,23 @@ pub fn boot_id() -> String {
         .to_owned()
 }
 
+/// Tells this machine from others, and from a copy of its state folder on another one. A hash, because the id itself is
+/// nobody else's business; empty if the machine has none.
+pub fn machine_id() -> String {
+    let id = ["/etc/machine-id", "/sys/class/dmi/id/product_uuid"]
+        .iter()
+        .find_map(|path| {
+            let id = std::fs::read_to_string(path).ok()?.trim().to_owned();
+            // What an image has before its first boot.
+            (!id.is_empty() && id != "uninitialized").then_some(id)
+        });
+    id.map(|id| {
+        // SHA-256, in hexadecimal.
+        mooring_identity::KeyPin::of_public_key(format!("mooring machine {id}").as_bytes()).to_string()
+    })
+    .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,9 @@ pub struct Held {
     pub set_back_to: Option<i64>,
 }
 
+/// The reason of removals that follow from a ban.
+pub const BANNED: &str = "HostBanned";
+
 /// Whether the catalog that has answered may be obeyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -170,6 +173,33 @@ impl Held {
         }
         next.remove(&delta.removals);
         Ok(next)
+    }
+
+    /// What is held once this host was banned: everything that is held, and the assignments with these uids, is to be
+    /// unmounted now. `None` when that is so already.
+    pub fn after_ban(&self, seen: &[String]) -> Option<Held> {
+        let removed: BTreeSet<&str> = self
+            .removals
+            .iter()
+            .filter(|removal| removal.reason == BANNED)
+            .map(|removal| removal.assignment_uid.as_str())
+            .collect();
+        let held = self.assignments.iter().map(|assignment| assignment.uid.as_str());
+        let all: BTreeSet<&str> = held.chain(seen.iter().map(String::as_str)).collect();
+        let removals: Vec<pb::Removal> = all
+            .difference(&removed)
+            .map(|uid| pb::Removal {
+                assignment_uid: (*uid).to_owned(),
+                revision: self.revision,
+                reason: BANNED.to_owned(),
+                grace: None,
+            })
+            .collect();
+        (!removals.is_empty()).then(|| {
+            let mut next = self.clone();
+            next.remove(&removals);
+            next
+        })
     }
 
     /// What is held once a removal was carried out.

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod backends;
 pub mod backoff;
+pub mod ban;
 pub mod blocking;
 pub mod config;
 pub mod desired;
@@ -25,6 +26,7 @@ pub mod observed;
 pub mod plan;
 pub mod probe;
 pub mod reconciler;
+pub mod recovery;
 pub mod renewal;
 pub mod session;
 pub mod status;

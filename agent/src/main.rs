@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use mooring_agent::agent::{Agent, Manager};
+use mooring_agent::agent::{Agent, Manager, StartError};
 use mooring_agent::backends::Detector;
+use mooring_agent::ban::Ban;
 use mooring_agent::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, Machine};
 use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
@@ -21,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 /// EX_USAGE of sysexits.h: the configuration is wrong, and trying again will not help.
 const EXIT_BAD_CONFIG: u8 = 64;
+
+/// EX_NOPERM of sysexits.h: this machine was banned, and only a person can change that.
+const EXIT_BANNED: u8 = 77;
 
 /// Threads that are still in a mount that does not answer are left behind.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(1);
@@ -79,9 +83,9 @@ enum Command {
     /// Keys are made here and never leave this machine. If the reply is lost, run it again: within 10 minutes the
     /// same token gives the same host.
     ///
-    /// A host that its catalog does not accept any more (deleted, or away until its certificate had ended) enrols anew:
-    /// stop the agent, run this with a new join file, start the agent. What is mounted stays mounted. A host that is
-    /// accepted is left as it is, and the exit code is not 0.
+    /// A host that its catalog does not accept any more (deleted, or its key is lost) enrols anew: stop the agent, run this
+    /// with a new join file, start the agent. What is mounted stays mounted. A host that is accepted is left as it is, and
+    /// the exit code is not 0. One that was off until its certificate had ended needs none of this: it recovers by itself.
     Enroll {
         /// The configuration [default: /etc/mooring/agent.toml, if it is there]
         #[arg(long, value_name = "FILE")]
@@ -152,8 +156,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mooring-agent: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(StartError::Banned { reason: _ }) => ExitCode::from(EXIT_BANNED),
+                Some(_) | None => ExitCode::FAILURE,
+            }
         }
+    }
+}
+
+/// A machine that was banned becomes a host again only when a person enrols it, not by a join file that it still has.
+fn refuse_banned(config: &Config) -> anyhow::Result<()> {
+    match Ban::load(&config.state_dir)? {
+        Some(Ban { reason, since: _ }) => Err(StartError::Banned { reason }.into()),
+        None => Ok(()),
     }
 }
 
@@ -189,8 +204,9 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
     let clock = Clock::system();
     let work = async {
         if !is_enrolled(config)? {
+            refuse_banned(config)?;
             let join_file = config.join_file.as_deref();
-            let join_file = join_file.ok_or(mooring_agent::agent::StartError::NotEnrolled)?;
+            let join_file = join_file.ok_or(StartError::NotEnrolled)?;
             tokio::select! {
                 enrolled = enroll_with(config, join_file, &clock) => drop(enrolled?), // dropped, its keys stay for the next try
                 () = shutdown.cancelled() => return Ok(()), // cancel-safe: no state
@@ -199,7 +215,7 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
         let agent = Agent::build(config, lock, clock, manager).await?;
         println!("mooring-agent runs as {}", agent.host());
         agent.run(shutdown.clone()).await;
-        anyhow::Ok(())
+        refuse_banned(config)
     };
     let stop = async {
         tokio::select! {
@@ -233,6 +249,7 @@ async fn enroll_once(config: &Config, join_file: &std::path::Path) -> anyhow::Re
         leave(config, host, &credentials).await?;
     }
     let host = enroll_with(config, join_file, &Clock::system()).await?;
+    Ban::forget(&config.state_dir);
     if let Some(aside) = Ledger::set_aside_unless_of(&config.state_dir, &host.realm_uid)? {
         println!(
             "the orders of the catalog before it are kept in {}; their mounts stay",
@@ -260,7 +277,7 @@ async fn leave(
     match enroll::standing(host, credentials).await? {
         Standing::Accepted => anyhow::bail!(
             "this machine is {name} already, and its catalog accepts it; nothing was changed, and the join file is still \
-             good. To enrol it anew, delete the host first: mooring hosts delete {}",
+             good. To enrol it anew, delete the host first: mooring hosts delete {} --force (what is mounted stays mounted)",
             name.trim_start_matches("hosts/")
         ),
         Standing::Refused(reason) => {

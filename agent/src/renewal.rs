@@ -1,22 +1,21 @@
 //! Renews the host's certificate at half-life, moved at random so that hosts which enrolled together do not renew
-//! together. The catalog being away changes nothing but when: it is tried until it works, also after the end.
+//! together. The catalog being away changes nothing but when: it is tried until it works, also after the end, when the
+//! host's key alone has to do.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mooring_identity::{ClientTls, Clock, CredentialPaths, Credentials};
-use mooring_proto::agent::v1 as pb;
-use mooring_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
+use crate::ban::BanDesk;
 use crate::enroll::causes;
-
-/// One attempt.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::recovery::{self, Answer, Refusal};
 
 /// With a life of 24 h there are 12 h left at the first attempt; with one of 10 s, as tests have it, 5 s.
 const RETRY: Backoff = Backoff {
@@ -37,6 +36,10 @@ pub struct Renewal {
     pub tls: Arc<ClientTls>,
     /// The catalog.
     pub endpoint: String,
+    /// Whose certificate it is.
+    pub host_uid: Uuid,
+    /// Where a ban is told.
+    pub bans: BanDesk,
     /// The clock.
     pub clock: Clock,
     /// Told when the certificate in use ends.
@@ -86,22 +89,30 @@ impl Renewal {
     }
 
     async fn renew(&mut self) -> Result<(), String> {
-        let csr_pem = self
-            .credentials
-            .key()
-            .certificate_request()
-            .map_err(|error| causes(&error))?;
-        let channel = self.tls.channel(&self.endpoint).map_err(|error| causes(&error))?;
-        let mut client = EnrollmentServiceClient::new(channel);
-        let answer = client.renew_certificate(pb::RenewCertificateRequest { csr_pem });
-        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, answer)
-            .await
-            .map_err(|_| "the catalog does not answer in time".to_owned())?
-            .map_err(|status| causes(&status))?
-            .into_inner();
+        let answer = match self.credentials.is_valid_at(self.clock.now()) {
+            true => match recovery::renew(&self.tls, &self.endpoint, &self.credentials).await {
+                // Two clocks disagree: the catalog's decides.
+                Err(Refusal::Ended(reason)) => {
+                    tracing::info!(reason, "the catalog does not take the certificate any more");
+                    self.recover().await
+                }
+                answer => answer,
+            },
+            false => self.recover().await,
+        };
+        let certificate_pem = match answer.map_err(|refusal| refusal.to_string())? {
+            Answer::Certificate(certificate_pem) => certificate_pem,
+            Answer::Ban(ban) => {
+                return match self.bans.hear(ban) {
+                    // The agent ends when it has carried it out.
+                    true => std::future::pending().await,
+                    false => Err("the catalog sends a ban that its CA has not signed".to_owned()),
+                };
+            }
+        };
         let renewed = self
             .credentials
-            .renewed(answer.certificate_pem)
+            .renewed(certificate_pem)
             .map_err(|error| causes(&error))?;
         // On disk first: a crash after this line starts with the new one, before it with the old one; both are good.
         if let Err(error) = renewed.save(&self.paths) {
@@ -112,5 +123,11 @@ impl Renewal {
         self.tls.replace(&renewed).map_err(|error| causes(&error))?;
         self.credentials = renewed;
         Ok(())
+    }
+
+    async fn recover(&self) -> Result<Answer, Refusal> {
+        let answer = recovery::recover(&self.endpoint, &self.credentials, self.host_uid).await?;
+        tracing::info!("the host has proved its key, since its certificate had ended");
+        Ok(answer)
     }
 }

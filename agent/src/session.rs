@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
+use crate::ban::BanDesk;
 use crate::host::Host;
 use crate::ledger::Ledger;
 use crate::status::HostStatus;
@@ -52,6 +53,8 @@ pub struct Session {
     pub state: watch::Sender<SessionState>,
     /// What the machine is.
     pub facts: watch::Receiver<pb::HostFacts>,
+    /// Where a ban is told.
+    pub bans: BanDesk,
     /// Tells this start of the agent from others.
     pub instance: String,
     /// The longest time between two reports.

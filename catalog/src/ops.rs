@@ -28,6 +28,7 @@ pub mod pool;
 pub mod project;
 pub mod publication;
 pub mod realm;
+pub mod recovery;
 pub mod secret;
 pub mod session;
 mod upkeep;
@@ -47,6 +48,10 @@ pub struct Catalog {
     pub settings: Settings,
     /// The hosts' open streams.
     pub streams: Arc<session::streams::Streams>,
+    /// What hosts say, on its way to the rows.
+    intake: session::intake::Intake,
+    /// What hosts sign to recover.
+    nonces: recovery::Nonces,
 }
 
 /// What the operator configured, as far as use cases care.
@@ -73,13 +78,17 @@ impl Catalog {
         clock: Clock,
         settings: Settings,
     ) -> Self {
+        let streams: Arc<session::streams::Streams> = Arc::default();
+        let intake = session::intake::Intake::new(store.clone(), clock.clone(), streams.tasks.clone());
         Self {
+            nonces: recovery::Nonces::new(clock.random()),
             store,
             keyring,
             authority,
             clock,
             settings,
-            streams: Arc::default(),
+            streams,
+            intake,
         }
     }
 

@@ -187,6 +187,33 @@ fn a_pending_removal_survives_a_snapshot_that_no_longer_mentions_it() {
 }
 
 #[test]
+fn a_ban_ends_all_that_is_held_or_seen_at_once_and_once() {
+    let draining = pb::Delta {
+        from_revision: 10,
+        to_revision: 11,
+        upserts: vec![],
+        removals: vec![pb::Removal {
+            grace: Some(prost_types::Duration {
+                seconds: 3600,
+                nanos: 0,
+            }),
+            ..removal("a")
+        }],
+    };
+    let held = held(&["a", "b"]).after_delta(&draining).unwrap();
+    let seen = ["b".to_owned(), "of-a-record".to_owned()];
+    let next = held.after_ban(&seen).unwrap();
+    let removed: Vec<_> = next
+        .removals
+        .iter()
+        .map(|removal| removal.assignment_uid.as_str())
+        .collect();
+    assert_eq!(removed, ["a", "b", "of-a-record"]);
+    assert!(next.removals.iter().all(|removal| removal.grace.is_none()));
+    assert_eq!(next.after_ban(&seen), None);
+}
+
+#[test]
 fn a_delta_with_a_gap_is_refused() {
     let delta = pb::Delta {
         from_revision: 11,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mooring_identity::testing::TestAuthority;
 use mooring_identity::{
-    Authority, Clock, Incoming, JoinString, Peer, PeerLayer, Principal, ServerTls, possession,
+    Authority, Clock, Incoming, JoinString, Peer, PeerLayer, Principal, ServerTls, StatementKind, possession,
 };
 use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::connect_request::Message as Said;
@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) nacks: Vec<pb::Nack>,
     /// Requests that were enrolments, renewals, streams.
     pub(crate) counts: [u32; 3],
+    /// Requests that were recoveries.
+    pub(crate) recoveries: u32,
     /// Hosts that were deleted.
     pub(crate) deleted: bool,
     /// The next enrolments lose their replies.
@@ -194,10 +196,51 @@ impl EnrollmentService for FakeCatalog {
         if self.state(|state| state.deleted) {
             return Err(Status::failed_precondition("the host was deleted"));
         }
+        if !identity.is_valid_at(self.0.clock.now()) {
+            return Err(Status::unauthenticated("your certificate has expired"));
+        }
         let (certificate_pem, end) = self.issue(&request.get_ref().csr_pem, identity.principal.uid());
         Ok(Response::new(pb::RenewCertificateResponse {
             certificate_pem,
             expire_time: Some(end),
+            ban: None,
+        }))
+    }
+
+    async fn begin_recovery(
+        &self,
+        _: Request<pb::BeginRecoveryRequest>,
+    ) -> Result<Response<pb::BeginRecoveryResponse>, Status> {
+        Ok(Response::new(pb::BeginRecoveryResponse {
+            nonce: b"sign me".to_vec(),
+            expire_time: None,
+        }))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<pb::RecoverRequest>,
+    ) -> Result<Response<pb::RecoverResponse>, Status> {
+        let request = request.into_inner();
+        let uid: Uuid = request.host_uid.parse().unwrap();
+        let said = [uid.as_bytes().as_slice(), b"sign me"].concat();
+        let signed = StatementKind::Recovery.signed_bytes(&said);
+        possession::verify(&request.csr_pem, &signed, &request.signature)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let lost = self.state(|state| {
+            state.recoveries += 1;
+            let lost = state.lose_replies > 0;
+            state.lose_replies = state.lose_replies.saturating_sub(1);
+            lost
+        });
+        if lost {
+            return Err(Status::unavailable("the reply is lost"));
+        }
+        let (certificate_pem, end) = self.issue(&request.csr_pem, uid);
+        Ok(Response::new(pb::RecoverResponse {
+            certificate_pem,
+            expire_time: Some(end),
+            ban: None,
         }))
     }
 }

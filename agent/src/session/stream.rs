@@ -88,7 +88,9 @@ impl Session {
             .map_err(|_| Ended::TimedOut("welcome this host"))?;
         match first.map_err(status)?.and_then(|first| first.message) {
             Some(Heard::Welcome(welcome)) => Ok((queue, inbound, welcome)),
-            Some(Heard::Snapshot(_) | Heard::Delta(_)) => Err(Ended::OutOfTurn("no Welcome first")),
+            Some(Heard::Snapshot(_) | Heard::Delta(_) | Heard::Ban(_)) => {
+                Err(Ended::OutOfTurn("no Welcome first"))
+            }
             None => Err(Ended::ByCatalog),
         }
     }
@@ -99,6 +101,7 @@ impl Session {
             protocol_version: PROTOCOL_VERSION,
             instance: self.instance.clone(),
             boot_id: crate::facts::boot_id(),
+            machine_id: crate::facts::machine_id(),
             facts: Some(self.facts.borrow().clone()),
             realm_uid: held.realm_uid.clone(),
             epoch: held.epoch,
@@ -167,7 +170,10 @@ impl Session {
                     let message = heard.map_err(status)?.ok_or(Ended::ByCatalog)?;
                     self.state
                         .send_modify(|state| state.seen = Some(self.clock.now()));
-                    if holding_still.is_none() {
+                    // A ban proves itself, also from a catalog that has gone back.
+                    if let Some(Heard::Ban(ban)) = message.message {
+                        self.bans.hear(ban);
+                    } else if holding_still.is_none() {
                         self.obey(&queue, &welcome, message).await?;
                     }
                 }
@@ -221,8 +227,8 @@ impl Session {
                 (revision, listed)
             }
             Some(Heard::Welcome(_)) => return Err(Ended::OutOfTurn("a second Welcome")),
-            // A message of a newer catalog.
-            None => return Ok(()),
+            // Heard by whoever listens; and a message of a newer catalog.
+            Some(Heard::Ban(_)) | None => return Ok(()),
         };
         send(queue, Said::Ack(pb::Ack { revision })).await?;
         for assignment in &listed {

@@ -50,6 +50,7 @@ impl World {
             status: status_seen,
             state: state_sender,
             facts: watch::channel(pb::HostFacts::default()).1,
+            bans: BanDesk::new(credentials.ca_pem(), host.uid),
             instance: "instance".to_owned(),
             heartbeat_interval: Duration::from_millis(50),
             clock: clock.clone(),
@@ -59,6 +60,8 @@ impl World {
             paths: credential_paths(dir.path()),
             tls,
             endpoint: host.endpoint.clone(),
+            host_uid: host.uid,
+            bans: session.bans.clone(),
             clock,
             expires,
         };
@@ -273,6 +276,8 @@ async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it
     let tls = ClientTls::new(&credentials).unwrap();
     let (expires, mut renewed) = watch::channel(first_end);
     let renewal = Renewal {
+        bans: BanDesk::new(credentials.ca_pem(), host.uid),
+        host_uid: host.uid,
         credentials,
         paths: paths.clone(),
         tls,
@@ -290,6 +295,52 @@ async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it
     let on_disk = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
     assert!(on_disk.not_after() > first_end);
     assert_eq!(*renewed.borrow(), on_disk.not_after());
+    stop.cancel();
+    tasks.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_certificate_has_ended_recovers_with_its_key_also_when_replies_are_lost() {
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    catalog.state(|state| state.life = Duration::from_secs(1));
+    let dir = tempfile::tempdir().unwrap();
+    let host = enroll(dir.path(), &catalog).await.unwrap();
+    let paths = credential_paths(dir.path());
+    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    let first_end = credentials.not_after();
+    // Off until it has ended: seconds count in certificates.
+    eventually("the certificate has ended", || async {
+        !credentials.is_valid_at(Clock::system().now())
+    })
+    .await;
+    catalog.state(|state| {
+        state.life = Duration::from_secs(3600);
+        state.lose_replies = 2;
+    });
+    let tls = ClientTls::new(&credentials).unwrap();
+    let (expires, mut renewed) = watch::channel(first_end);
+    let renewal = Renewal {
+        bans: BanDesk::new(credentials.ca_pem(), host.uid),
+        host_uid: host.uid,
+        credentials,
+        paths: paths.clone(),
+        tls,
+        endpoint: host.endpoint,
+        clock: Clock::system(),
+        expires,
+    };
+    let tasks = TaskTracker::new();
+    tasks.spawn(renewal.run(stop.clone()));
+    tasks.close();
+    tokio::time::timeout(Duration::from_secs(5), renewed.changed())
+        .await
+        .unwrap()
+        .unwrap();
+    let on_disk = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    assert!(on_disk.not_after() > first_end);
+    assert_eq!(*renewed.borrow(), on_disk.not_after());
+    assert_eq!(catalog.state(|state| (state.counts[1], state.recoveries)), (0, 3));
     stop.cancel();
     tasks.wait().await;
 }

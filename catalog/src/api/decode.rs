@@ -77,7 +77,12 @@ impl Mask {
         fixed: &[&str],
         violations: &mut Violations,
     ) -> Self {
-        const SERVER_SET: [&str; 18] = [
+        const SERVER_SET: [&str; 23] = [
+            "mount_count",
+            "message",
+            "drain_time",
+            "ban_time",
+            "clone_time",
             "name",
             "uid",
             "creator",

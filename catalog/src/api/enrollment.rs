@@ -1,14 +1,16 @@
 //! How hosts join and renew, over gRPC.
 
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use mooring_proto::agent::v1 as pb;
 
 use super::Api;
 use super::decode::{split, timestamp};
-use crate::domain::Backend;
 use crate::domain::host::HostFacts;
+use crate::domain::{Backend, Error};
 use crate::ops::enrollment::{Enrolled, Newcomer};
+use crate::ops::recovery::{Answered, Recovering};
 
 /// Longest text that is kept of what a machine says of itself.
 const FACT_CHARS_MAX: usize = 200;
@@ -55,14 +57,59 @@ impl pb::enrollment_service_server::EnrollmentService for Api {
     ) -> Result<Response<pb::RenewCertificateResponse>, Status> {
         let (caller, body) = split(request)?;
         let identity = caller.host(self.catalog.clock.now())?;
-        let issued = self
+        let answered = self
             .catalog
             .renew_host_certificate(identity, &body.csr_pem)
             .await?;
+        let (certificate_pem, expire_time, ban) = parts(answered);
         Ok(Response::new(pb::RenewCertificateResponse {
-            certificate_pem: issued.certificate_pem,
-            expire_time: Some(timestamp(issued.not_after)),
+            certificate_pem,
+            expire_time,
+            ban,
         }))
+    }
+
+    async fn begin_recovery(
+        &self,
+        request: Request<pb::BeginRecoveryRequest>,
+    ) -> Result<Response<pb::BeginRecoveryResponse>, Status> {
+        let (_, body) = split(request)?;
+        let (nonce, end) = self.catalog.begin_recovery(host_uid(&body.host_uid)?);
+        Ok(Response::new(pb::BeginRecoveryResponse {
+            nonce,
+            expire_time: Some(timestamp(end)),
+        }))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<pb::RecoverRequest>,
+    ) -> Result<Response<pb::RecoverResponse>, Status> {
+        let (_, body) = split(request)?;
+        let recovering = Recovering {
+            host_uid: host_uid(&body.host_uid)?,
+            nonce: &body.nonce,
+            csr_pem: &body.csr_pem,
+            signature: &body.signature,
+        };
+        let (certificate_pem, expire_time, ban) = parts(self.catalog.recover_host(recovering).await?);
+        Ok(Response::new(pb::RecoverResponse {
+            certificate_pem,
+            expire_time,
+            ban,
+        }))
+    }
+}
+
+fn host_uid(text: &str) -> Result<Uuid, Error> {
+    Uuid::try_parse(text).map_err(|_| Error::invalid("host_uid", "it is no UUID"))
+}
+
+/// Certificate, end and ban: either the first two or the last.
+fn parts(answered: Answered) -> (String, Option<prost_types::Timestamp>, Option<pb::SignedBan>) {
+    match answered {
+        Answered::Issued(issued) => (issued.certificate_pem, Some(timestamp(issued.not_after)), None),
+        Answered::Banned(ban) => (String::new(), None, Some(ban)),
     }
 }
 

@@ -7,8 +7,10 @@ use mooring_proto::v1 as pb;
 use super::decode::{self, Mask, page_token, split, timestamp};
 use super::{Api, join_token, pool, words};
 use crate::domain::Violations;
-use crate::domain::host::{Host, HostChange, HostFacts};
+use crate::domain::activation::{GRACE_MAX, checked_grace};
+use crate::domain::host::{Host, HostChange, HostFacts, checked_ban_reason};
 use crate::domain::names::PoolName;
+use crate::ops::host::duty::{BanHost, CordonHost, DrainHost, UncordonHost};
 use crate::ops::host::{DeleteHost, GetHost, HostView, ListHosts, UpdateHost};
 
 #[tonic::async_trait]
@@ -102,8 +104,52 @@ impl pb::host_service_server::HostService for Api {
         let (caller, body) = split(request)?;
         let name = decode::name("name", &body.name)?;
         let permit = self.catalog.permit(&caller, DeleteHost(name)).await?;
-        self.catalog.delete_host(permit, &body.etag).await?;
+        self.catalog.delete_host(permit, &body.etag, body.force).await?;
         Ok(Response::new(()))
+    }
+
+    async fn cordon_host(
+        &self,
+        request: Request<pb::CordonHostRequest>,
+    ) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, CordonHost(name)).await?;
+        Ok(Response::new(self.catalog.cordon_host(permit).await?.into()))
+    }
+
+    async fn uncordon_host(
+        &self,
+        request: Request<pb::UncordonHostRequest>,
+    ) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, UncordonHost(name)).await?;
+        Ok(Response::new(self.catalog.uncordon_host(permit).await?.into()))
+    }
+
+    async fn drain_host(&self, request: Request<pb::DrainHostRequest>) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, DrainHost(name)).await?;
+        let mut violations = Violations::default();
+        let grace = words::optional_duration("grace", body.grace, &mut violations);
+        // Who empties a host for maintenance waits for those who work on it, unless the operator says how long.
+        let grace = checked_grace(Some(grace.unwrap_or(GRACE_MAX)));
+        let grace = violations.take("grace", grace).unwrap_or_default();
+        violations.finish()?;
+        Ok(Response::new(
+            self.catalog.drain_host(permit, grace).await?.into(),
+        ))
+    }
+
+    async fn ban_host(&self, request: Request<pb::BanHostRequest>) -> Result<Response<pb::Host>, Status> {
+        let (caller, body) = split(request)?;
+        let name = decode::name("name", &body.name)?;
+        let permit = self.catalog.permit(&caller, BanHost(name)).await?;
+        let reason = checked_ban_reason(&body.reason)
+            .map_err(|problem| crate::domain::Error::invalid("reason", problem))?;
+        Ok(Response::new(self.catalog.ban_host(permit, reason).await?.into()))
     }
 
     async fn create_join_token(
@@ -130,7 +176,12 @@ impl pb::host_service_server::HostService for Api {
 
 impl From<HostView> for pb::Host {
     fn from(view: HostView) -> Self {
-        let HostView { host, state } = view;
+        let HostView {
+            host,
+            state,
+            mounts,
+            message,
+        } = view;
         let etag = host.meta.etag();
         let Host {
             name,
@@ -148,6 +199,9 @@ impl From<HostView> for pb::Host {
             certificate_expire_time,
             hpke_public_key: _,
             key: _,
+            drain_time,
+            ban,
+            clone_time,
         } = host;
         Self {
             name: name.to_string(),
@@ -173,6 +227,11 @@ impl From<HostView> for pb::Host {
                 })
                 .collect(),
             certificate_expire_time: Some(timestamp(certificate_expire_time)),
+            mount_count: mounts,
+            message,
+            drain_time: drain_time.map(timestamp),
+            ban_time: ban.map(|ban| timestamp(ban.time)),
+            clone_time: clone_time.map(timestamp),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::decode::split;
 use super::enrollment::facts;
 use crate::domain::Error;
 use crate::ops::Catalog;
-use crate::ops::session::streams::OpenStream;
+use crate::ops::session::streams::{OpenStream, Seat};
 use crate::policy::Identity;
 
 mod encode;
@@ -77,10 +77,20 @@ impl pb::session_service_server::SessionService for Api {
             held = hello.held.len(),
             "a host has connected"
         );
+        let seat = Seat {
+            machine: hello.machine_id,
+            boot: hello.boot_id,
+            instance: hello.instance,
+        };
+        let open = match self.catalog.streams.open(identity.uid, seat) {
+            Ok(open) => open,
+            Err(copy) => return Err(self.catalog.refuse_copy(&identity, copy).await.into()),
+        };
         let (queue, outgoing) = mpsc::channel(QUEUE_MESSAGES);
         let stream = Stream {
             woken: self.catalog.store.orders_of(identity.uid),
-            open: self.catalog.streams.open(identity.uid),
+            open,
+            banned: false,
             reports: Reports::default(),
             told: 0,
             next_look: Instant::now(),
@@ -104,6 +114,8 @@ struct Stream {
     reports: Reports,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
+    /// The host was told that it is banned, and is told nothing more.
+    banned: bool,
     /// When it looks by itself. Only a look moves it: a host that talks all the time must not put it off.
     next_look: Instant,
 }
@@ -166,6 +178,9 @@ impl Stream {
             .map_err(Ended::Because)?;
         self.told = orders.revision;
         self.next_look = Instant::now() + self.catalog.settings.look_interval;
+        if let Some(ban) = orders.ban {
+            return self.ban(ban).await;
+        }
         self.reports.sent(&orders);
         self.send(Told::Snapshot(encode::snapshot(orders))).await
     }
@@ -229,6 +244,9 @@ impl Stream {
             }
         };
         self.next_look = Instant::now() + self.catalog.settings.look_interval;
+        if let Some(ban) = orders.ban {
+            return self.ban(ban).await;
+        }
         if orders.assignments.is_empty() && orders.removals.is_empty() {
             return Ok(());
         }
@@ -237,6 +255,15 @@ impl Stream {
         self.told = to;
         tracing::debug!(host_uid = %self.identity.uid, from, to, "a host is told what has changed");
         self.send(Told::Delta(encode::delta(from, orders))).await
+    }
+
+    /// Tells the host once that it is banned. Its stream goes on, so that it can tell what it has unmounted.
+    async fn ban(&mut self, ban: pb::SignedBan) -> Result<(), Ended> {
+        if std::mem::replace(&mut self.banned, true) {
+            return Ok(());
+        }
+        tracing::warn!(host_uid = %self.identity.uid, "a host is told that it is banned");
+        self.send(Told::Ban(ban)).await
     }
 
     async fn take_report(&mut self) -> Result<(), Ended> {

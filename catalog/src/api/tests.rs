@@ -3,6 +3,7 @@
 mod fleet;
 mod joining;
 mod keys;
+mod leaving;
 mod people;
 mod pools;
 mod rights;

@@ -99,6 +99,9 @@ pub fn host_state(state: HostState) -> i32 {
         HostState::Ready => pb::HostState::Ready,
         HostState::NotReady => pb::HostState::NotReady,
         HostState::Lost => pb::HostState::Lost,
+        HostState::Draining => pb::HostState::Draining,
+        HostState::Drained => pb::HostState::Drained,
+        HostState::Banned => pb::HostState::Banned,
     }
     .into()
 }

@@ -250,7 +250,7 @@ pub fn outlook_of_live(pool: &str, parts: &[HostPart]) -> Outlook {
             ActivationState::Pending,
             format!(
                 "the pool has no hosts that take mounts; add one with: mooring join-tokens create --pool {pool} \
-                 --join-string-file {pool}.join"
+                 --join-string-file {pool}.join (or let a cordoned one take mounts: mooring hosts uncordon HOST)"
             ),
         );
     }
@@ -280,11 +280,13 @@ pub fn outlook_of_live(pool: &str, parts: &[HostPart]) -> Outlook {
 }
 
 /// How far an activation is that has ended. `remaining` are the hosts that have not yet said that it is unmounted.
-/// A host that is lost is waited for no longer: it is named, and it unmounts when it comes back.
+/// A host that is lost is waited for no longer: it is named, and it unmounts when it comes back. One that is banned has
+/// been told to unmount everything, and answers for nothing any more.
 pub fn outlook_of_ended(remaining: &[HostPart]) -> Outlook {
     let (lost, waited): (Vec<_>, Vec<_>) = remaining
         .iter()
-        .partition(|part| part.host_state == HostState::Lost);
+        .filter(|part| part.host_state != HostState::Banned)
+        .partition(|part| !part.host_state.is_waited_for());
     let mut message = Vec::new();
     if !waited.is_empty() {
         message.push(format!("waits for {} to unmount", names(&waited)));

@@ -52,10 +52,14 @@ impl RemovalOrder {
     pub const DEACTIVATED: &'static str = "Deactivated";
     /// The publication behind it was withdrawn.
     pub const WITHDRAWN: &'static str = "PublicationWithdrawn";
+    /// The host is drained; it gets it again when it takes mounts again.
+    pub const DRAINED: &'static str = "HostDrained";
+    /// The host is banned.
+    pub const BANNED: &'static str = "HostBanned";
 
     /// Reads a reason back.
     pub fn reason_from_name(text: &str) -> Option<&'static str> {
-        [Self::DEACTIVATED, Self::WITHDRAWN]
+        [Self::DEACTIVATED, Self::WITHDRAWN, Self::DRAINED, Self::BANNED]
             .into_iter()
             .find(|reason| *reason == text)
     }

@@ -1,7 +1,7 @@
 //! Hosts: their id, how they are by the time since they were last heard of, and how often they are asked to speak.
 //!
-//! A host's state is never stored: it follows from the time it was last seen, so no clock that stops and no server
-//! that dies can leave a host READY.
+//! A host's state is never stored: it follows from the time it was last seen, and from what an operator has ordered and
+//! the host has yet to do, so no clock that stops and no server that dies can leave a host READY.
 
 use std::time::Duration;
 
@@ -35,13 +35,55 @@ pub struct Host {
     pub hpke_public_key: Vec<u8>,
     /// The key of its certificates: no other key speaks for it.
     pub key: KeyPin,
+    /// Since when it is being drained, or is empty.
+    pub drain_time: Option<OffsetDateTime>,
+    /// Why it is no member of the fleet any more.
+    pub ban: Option<Ban>,
+    /// When a copy of its state folder was last refused.
+    pub clone_time: Option<OffsetDateTime>,
+}
+
+/// The end of a host's membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// When it was ordered.
+    pub time: OffsetDateTime,
+    /// Why, in the operator's words.
+    pub reason: String,
 }
 
 impl Host {
-    /// How it is now.
-    pub fn state(&self, now: OffsetDateTime, lost_after: Duration) -> HostState {
-        host_state(self.seen_time, now, lost_after)
+    /// How it is now, with so many mounts left.
+    pub fn state(&self, now: OffsetDateTime, lost_after: Duration, mounts: i32) -> HostState {
+        if self.ban.is_some() {
+            return HostState::Banned;
+        }
+        match (self.drain_time, host_state(self.seen_time, now, lost_after)) {
+            // Its machine may be off for the maintenance that it was drained for.
+            (Some(_), _) if mounts == 0 => HostState::Drained,
+            // Nothing is known of what is left, and nobody should wait for it.
+            (Some(_) | None, HostState::Lost) => HostState::Lost,
+            (Some(_), _) => HostState::Draining,
+            (None, state) => state,
+        }
     }
+}
+
+/// The reason for a ban that was given, or what is wrong with it.
+pub fn checked_ban_reason(given: &str) -> Result<String, String> {
+    const CHARS_MAX: usize = 256;
+    let given = given.trim();
+    if given.chars().count() > CHARS_MAX || given.chars().any(char::is_control) {
+        return Err(format!(
+            "it has more than {CHARS_MAX} characters, or control characters"
+        ));
+    }
+    Ok(if given.is_empty() {
+        "no reason given"
+    } else {
+        given
+    }
+    .to_owned())
 }
 
 /// What a machine is, as its agent says.
@@ -84,6 +126,22 @@ pub enum HostState {
     NotReady,
     /// Not heard of for `host_lost_after`. Work that waits for hosts waits no longer for this one.
     Lost,
+    /// Being emptied.
+    Draining,
+    /// Empty, and takes no mounts.
+    Drained,
+    /// No member of the fleet any more.
+    Banned,
+}
+
+impl HostState {
+    /// Whether work that waits for hosts waits for this one.
+    pub fn is_waited_for(self) -> bool {
+        match self {
+            Self::Ready | Self::NotReady | Self::Draining | Self::Drained => true,
+            Self::Lost | Self::Banned => false,
+        }
+    }
 }
 
 /// The state of a host that was last heard of at `seen`.
@@ -164,6 +222,64 @@ mod tests {
             "a clock that jumped back loses no host"
         );
         assert_eq!(host_state(None, now, LOST_AFTER), HostState::Lost);
+    }
+
+    #[test]
+    fn an_operators_order_shows_in_the_state_until_it_is_carried_out() {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let state = |silent: i64, drained: bool, banned: bool, mounts: i32| {
+            let host = Host {
+                seen_time: Some(now - time::Duration::seconds(silent)),
+                drain_time: drained.then_some(now),
+                ban: banned.then(|| Ban {
+                    time: now,
+                    reason: "stolen".into(),
+                }),
+                ..host()
+            };
+            host.state(now, LOST_AFTER, mounts)
+        };
+        assert_eq!(state(0, false, false, 3), HostState::Ready);
+        assert_eq!(state(0, true, false, 3), HostState::Draining);
+        assert_eq!(state(40, true, false, 3), HostState::Draining);
+        assert_eq!(state(70, true, false, 3), HostState::Lost, "nobody waits for it");
+        assert_eq!(state(0, true, false, 0), HostState::Drained);
+        assert_eq!(state(70, true, false, 0), HostState::Drained, "it may be off");
+        assert_eq!(state(0, true, true, 3), HostState::Banned);
+        assert_eq!(state(70, false, true, 0), HostState::Banned);
+        assert!(!HostState::Banned.is_waited_for() && HostState::Draining.is_waited_for());
+    }
+
+    #[test]
+    fn a_ban_has_a_reason_of_one_line() {
+        assert_eq!(checked_ban_reason(" stolen ").unwrap(), "stolen");
+        assert_eq!(checked_ban_reason("").unwrap(), "no reason given");
+        assert!(checked_ban_reason("a\nb").is_err());
+        assert!(checked_ban_reason(&"x".repeat(257)).is_err());
+    }
+
+    fn host() -> Host {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        Host {
+            name: "hosts/gpu-1".parse().unwrap(),
+            meta: Meta::new(
+                Uuid::from_u128(1),
+                crate::domain::Texts::default(),
+                String::new(),
+                now,
+            ),
+            pool: "pools/gpu".parse().unwrap(),
+            pool_uid: Uuid::from_u128(2),
+            unschedulable: false,
+            seen_time: None,
+            facts: HostFacts::default(),
+            certificate_expire_time: now,
+            hpke_public_key: Vec::new(),
+            key: KeyPin::of_public_key(b""),
+            drain_time: None,
+            ban: None,
+            clone_time: None,
+        }
     }
 
     #[test]

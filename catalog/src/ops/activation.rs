@@ -338,7 +338,16 @@ impl Catalog {
         let hosts = store::host::of_activations(snapshot, uids()).await?;
         let hosts: HashMap<Uuid, _> = hosts.into_iter().map(|host| (host.meta.uid, host)).collect();
         let mut parts: BTreeMap<Uuid, Vec<HostPart>> = BTreeMap::new();
+        let live: std::collections::BTreeSet<Uuid> = activations
+            .iter()
+            .filter(|activation| activation.end_time.is_none())
+            .map(|activation| activation.meta.uid)
+            .collect();
         for assignment in assignments {
+            if assignment.removal.is_some() && live.contains(&assignment.activation_uid) {
+                // Its host is drained or banned and has no part in it any more.
+                continue;
+            }
             let Some(host) = hosts.get(&assignment.host_uid) else {
                 continue;
             };
@@ -352,7 +361,8 @@ impl Catalog {
                 .or_default()
                 .push(HostPart {
                     host: host.name.to_string(),
-                    host_state: self.host_state(snapshot, host),
+                    // It has at least this one.
+                    host_state: self.host_state(snapshot, host, 1),
                     generation: assignment.generation,
                     credential_missing: None,
                     report,
@@ -364,9 +374,14 @@ impl Catalog {
         Ok(parts)
     }
 
-    /// How a host is, at the time of the transaction.
-    pub(super) fn host_state(&self, snapshot: &Snapshot, host: &crate::domain::host::Host) -> HostState {
-        host.state(snapshot.now(), self.settings.host_lost_after)
+    /// How a host with so many mounts is, at the time of the transaction.
+    pub(super) fn host_state(
+        &self,
+        snapshot: &Snapshot,
+        host: &crate::domain::host::Host,
+        mounts: i32,
+    ) -> HostState {
+        host.state(snapshot.now(), self.settings.host_lost_after, mounts)
     }
 }
 

@@ -5,6 +5,7 @@ use mooring_identity::{HpkePublicKey, Issued, KeyPin, Principal, authority, poss
 use uuid::Uuid;
 
 use super::Catalog;
+use super::recovery::Answered;
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::host::{Host, HostFacts, host_id, host_id_of};
 use crate::domain::join_token::{JoinToken, Subject, SubjectKind, TokenDigest};
@@ -71,6 +72,7 @@ impl Catalog {
         let ca_pem = self.authority.ca_pem().to_owned();
         if let Some(uid) = store::join_token::used_by(&writing, digest, both).await?
             && let Some(host) = store::host::by_uid(&writing, uid).await?
+            && host.ban.is_none()
         {
             let (host, issued) = self.certify(&writing, host, newcomer.csr_pem).await?;
             writing.commit_unrecorded().await?;
@@ -113,6 +115,9 @@ impl Catalog {
             hpke_public_key: hpke.as_bytes().to_vec(),
             key,
             name,
+            drain_time: None,
+            ban: None,
+            clone_time: None,
         };
         store::host::insert(&writing, &host).await?;
         store::join_token::insert_use(&writing, token_uid, both, uid).await?;
@@ -131,24 +136,32 @@ impl Catalog {
     }
 
     /// Gives a host a new certificate for the key that it has.
-    pub async fn renew_host_certificate(&self, identity: &Identity, csr_pem: &str) -> Result<Issued, Error> {
+    pub async fn renew_host_certificate(
+        &self,
+        identity: &Identity,
+        csr_pem: &str,
+    ) -> Result<Answered, Error> {
         let key =
             authority::request_key(csr_pem).map_err(|error| Error::invalid("csr_pem", error.to_string()))?;
-        let writing = self.write().await?;
-        let host = host_of(&writing, identity).await?;
+        let host = host_of(&self.read().await?, identity).await?;
         if key != host.key {
             return Err(Error::invalid(
                 "csr_pem",
                 "its key is another than the host's; enrol the host again to change keys",
             ));
         }
+        if let Some(ban) = self.ban_statement(&host)? {
+            return Ok(Answered::Banned(ban));
+        }
+        let writing = self.write().await?;
+        let host = host_of(&writing, identity).await?;
         let (_, issued) = self.certify(&writing, host, csr_pem).await?;
         // Twice a day for every host: noted with the host, but no mutation that anybody made.
         writing.commit_unrecorded().await?;
-        Ok(issued)
+        Ok(Answered::Issued(issued))
     }
 
-    async fn certify(
+    pub(super) async fn certify(
         &self,
         writing: &Writing,
         mut host: Host,
@@ -170,20 +183,26 @@ impl Catalog {
 /// not look like an order: the agent keeps its mounts.
 pub(super) async fn host_of(snapshot: &Snapshot, identity: &Identity) -> Result<Host, Error> {
     identity.valid_host(snapshot.now())?;
-    let host = store::host::by_uid(snapshot, identity.uid).await?.ok_or_else(|| Error::Precondition {
-        reason: "HostUnknown",
-        subject: format!("hosts with uid {}", identity.uid),
-        problem: "this catalog's database does not know this host: the host was deleted, or an older or empty database \
-                  answers; the host keeps its mounts. Restore the right database, or stop its agent and enrol the host \
-                  again: mooring-agent enroll --join-file FILE"
-            .into(),
-    })?;
+    let host = store::host::by_uid(snapshot, identity.uid).await?;
+    let host = host.ok_or_else(|| host_unknown(identity.uid))?;
     if host.key != identity.key {
         return Err(Error::Unauthenticated {
             reason: "the certificate's key is not this host's; enrol the host again",
         });
     }
     Ok(host)
+}
+
+/// For a host that is in no row.
+pub(super) fn host_unknown(uid: Uuid) -> Error {
+    Error::Precondition {
+        reason: "HostUnknown",
+        subject: format!("hosts with uid {uid}"),
+        problem: "this catalog's database does not know this host: the host was deleted, or an older or empty database \
+                  answers; the host keeps its mounts. Restore the right database, or stop its agent and enrol the host \
+                  again: mooring-agent enroll --join-file FILE"
+            .into(),
+    }
 }
 
 /// Both keys, after each was proved to belong to the newcomer. All that is wrong is told at once.

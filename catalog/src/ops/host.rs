@@ -1,6 +1,7 @@
-//! Hosts as operators see them. How a host becomes one is `ops/enrollment.rs`, what it says is `ops/session.rs`.
+//! Hosts as operators see them. Whether they serve is `ops/host/duty.rs`. How a host becomes one is `ops/enrollment.rs`, what it says is `ops/session.rs`.
 
 use super::{Catalog, field_list};
+use crate::domain::activation::MountState;
 use crate::domain::audit::{Change, EventKind};
 use crate::domain::host::{Host, HostChange, HostState};
 use crate::domain::names::{HostName, PoolName, Scope};
@@ -23,6 +24,8 @@ macro_rules! host_action {
         }
     };
 }
+
+pub mod duty;
 
 host_action!(
     /// Read a host.
@@ -48,6 +51,10 @@ pub struct HostView {
     pub host: Host,
     /// How it is.
     pub state: HostState,
+    /// How many mounts it shall have or has yet to end.
+    pub mounts: i32,
+    /// What is to be known of it.
+    pub message: String,
 }
 
 impl Catalog {
@@ -56,7 +63,7 @@ impl Catalog {
         let snapshot = self.read().await?;
         let (GetHost(name), _) = permit.spend(&snapshot).await?;
         let host = find(&snapshot, &name).await?;
-        Ok(self.host_view(&snapshot, host))
+        self.host_view(&snapshot, host).await
     }
 
     /// Lists the hosts of a pool, or all.
@@ -70,8 +77,11 @@ impl Catalog {
             }
             None => None,
         };
-        let hosts = store::host::list(&snapshot, pool, page).await?;
-        Ok(hosts.map(|host| self.host_view(&snapshot, host)))
+        let Paged { items, next } = store::host::list(&snapshot, pool, page).await?;
+        Ok(Paged {
+            items: self.host_views(&snapshot, items).await?,
+            next,
+        })
     }
 
     /// Changes a host. One that takes mounts again gets what its pool has meanwhile been given.
@@ -92,7 +102,16 @@ impl Catalog {
         host.meta.check_etag(&etag, &name)?;
         host.meta.change(texts, writing.now());
         let opened = host.unschedulable && unschedulable == Some(false);
+        if opened && host.ban.is_some() {
+            let problem = format!(
+                "{name} is banned and takes no mounts ever again; delete it and enrol the machine anew"
+            );
+            return Err(Error::invalid("host.unschedulable", problem));
+        }
         host.unschedulable = unschedulable.unwrap_or(host.unschedulable);
+        if opened {
+            host.drain_time = None;
+        }
         store::host::update(&writing, &host).await?;
         if opened {
             self.assign_host(&writing, &host).await?;
@@ -104,18 +123,27 @@ impl Catalog {
             &name,
             host.meta.uid,
         );
-        let view = self.host_view(&writing, host);
+        let view = self.host_view(&writing, host).await?;
         writing.commit(change.detail("fields", fields)).await?;
         Ok(view)
     }
 
-    /// Removes a host from the fleet. It gets no order to unmount: what it has stays until it is unmounted there.
-    pub async fn delete_host(&self, permit: Permit<DeleteHost>, etag: &str) -> Result<(), Error> {
+    /// Removes a host from the fleet. It gets no order to unmount: what it has stays until it is unmounted there, so a
+    /// host with mounts is removed only by force.
+    pub async fn delete_host(
+        &self,
+        permit: Permit<DeleteHost>,
+        etag: &str,
+        force: bool,
+    ) -> Result<(), Error> {
         let writing = self.write().await?;
         let (DeleteHost(name), actor) = permit.spend(&writing).await?;
         let host = find(&writing, &name).await?;
         host.meta.check_etag(etag, &name)?;
         let uid = host.meta.uid;
+        if !force {
+            self.check_empty(&writing, &host).await?;
+        }
         store::host::delete(&writing, uid).await?;
         writing
             .commit(Change::new(
@@ -130,12 +158,94 @@ impl Catalog {
         Ok(())
     }
 
-    fn host_view(&self, snapshot: &Snapshot, host: Host) -> HostView {
-        HostView {
-            state: self.host_state(snapshot, &host),
-            host,
+    /// A host whose mounts would be nobody's. One that is lost or banned cannot be drained any more.
+    async fn check_empty(&self, snapshot: &Snapshot, host: &Host) -> Result<(), Error> {
+        if !self.host_state(snapshot, host, 1).is_waited_for() {
+            return Ok(());
         }
+        let mounts = store::mount::of_host(snapshot, host.meta.uid).await?;
+        let there = mounts.values().filter(|mount| match mount.state {
+            MountState::Mounted
+            | MountState::Degraded
+            | MountState::Mounting
+            | MountState::Unmounting
+            | MountState::Orphaned => true,
+            MountState::Unmounted | MountState::Failed => false,
+        });
+        let (count, name) = (there.count(), &host.name);
+        if count == 0 {
+            return Ok(());
+        }
+        let mounts = if count == 1 { "a mount" } else { "mounts" };
+        Err(Error::Precondition {
+            reason: "HostHasMounts",
+            subject: name.to_string(),
+            problem: format!(
+                "{name} has {mounts} ({count}), which nobody could end any more but by hand on the machine; end them first: \
+                 mooring hosts drain {} --wait; or leave them there on purpose: mooring hosts delete {} --force",
+                name.id(),
+                name.id()
+            ),
+        })
     }
+
+    async fn host_view(&self, snapshot: &Snapshot, host: Host) -> Result<HostView, Error> {
+        let mut views = self.host_views(snapshot, vec![host]).await?;
+        views
+            .pop()
+            .ok_or_else(|| Error::internal("a host has lost its view"))
+    }
+
+    async fn host_views(&self, snapshot: &Snapshot, hosts: Vec<Host>) -> Result<Vec<HostView>, Error> {
+        let uids = hosts.iter().map(|host| host.meta.uid);
+        let counts = store::assignment::counts_of_hosts(snapshot, uids).await?;
+        let mut views = Vec::with_capacity(hosts.len());
+        for host in hosts {
+            let mounts = counts.get(&host.meta.uid).copied().unwrap_or(0);
+            let state = self.host_state(snapshot, &host, mounts);
+            views.push(HostView {
+                message: message(snapshot, &host, state).await?,
+                state,
+                mounts,
+                host,
+            });
+        }
+        Ok(views)
+    }
+}
+
+/// What is to be known of a host beyond its state.
+async fn message(snapshot: &Snapshot, host: &Host, state: HostState) -> Result<String, Error> {
+    let mut parts = Vec::new();
+    if let Some(ban) = &host.ban {
+        parts.push(format!("banned: {}", ban.reason));
+    }
+    if state == HostState::Draining {
+        /// Enough to begin with.
+        const NAMED_MAX: usize = 3;
+        let left = store::assignment::of_host(snapshot, host.meta.uid).await?;
+        let mounts = store::mount::of_host(snapshot, host.meta.uid).await?;
+        let named = left.iter().take(NAMED_MAX).map(|assignment| {
+            let said = mounts.get(&assignment.uid).map(|mount| mount.message());
+            match said.filter(|said| !said.is_empty()) {
+                Some(said) => format!("{} ({said})", assignment.spec.activation),
+                None => assignment.spec.activation.clone(),
+            }
+        });
+        let mut waits = format!("waits for {}", named.collect::<Vec<_>>().join(", "));
+        if left.len() > NAMED_MAX {
+            waits.push_str(&format!(" and {} more", left.len() - NAMED_MAX));
+        }
+        parts.push(waits);
+    }
+    if let Some(time) = host.clone_time {
+        let time = time.replace_nanosecond(0).unwrap_or(time);
+        parts.push(format!(
+            "CLONED: two machines use the state folder of this host, and one was refused at {time}; on the copy, stop the \
+             agent, remove its state folder and enrol it anew"
+        ));
+    }
+    Ok(parts.join("; "))
 }
 
 async fn find(snapshot: &Snapshot, name: &HostName) -> Result<Host, Error> {

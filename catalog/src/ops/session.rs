@@ -3,11 +3,13 @@
 //! may have been deleted, since the stream began.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::time::Duration;
 
 use mooring_identity::{Binding, HpkePublicKey, SecretBytes, envelope};
-use mooring_proto::agent::v1::Credential;
+use mooring_proto::agent::v1::{Credential, SignedBan};
 use prost::Message;
+use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 use zeroize::Zeroize;
 
@@ -25,7 +27,10 @@ use crate::policy::Identity;
 use crate::store::realm::Realm;
 use crate::store::{self, Snapshot};
 
+pub(super) mod intake;
 pub mod streams;
+
+use intake::Words;
 
 /// How a host is welcomed.
 #[derive(Clone, Debug)]
@@ -44,6 +49,8 @@ pub struct Orders {
     pub assignments: Vec<SealedAssignment>,
     /// What to unmount.
     pub removals: Vec<Assignment>,
+    /// The statement of the CA, if the host is banned: it gets nothing else then.
+    pub ban: Option<SignedBan>,
 }
 
 /// An assignment with its key.
@@ -71,18 +78,15 @@ pub struct SealedKey {
 impl Catalog {
     /// Welcomes a host, and notes what its machine is.
     pub async fn greet(&self, identity: &Identity, facts: HostFacts) -> Result<Greeting, Error> {
-        let snapshot = self.read().await?;
-        let host = host_of(&snapshot, identity).await?;
-        drop(snapshot);
+        let look = self.look().await?;
+        let host = host_of(&look, identity).await?;
+        let mut realm = store::realm::get(&look).await?;
+        drop(look);
         if host.facts != facts {
-            let writing = self.write().await?;
-            let mut host = host_of(&writing, identity).await?;
-            host.facts = facts;
-            store::host::update(&writing, &host).await?;
-            writing.commit_observed().await?;
+            self.intake.take(identity, Words::Facts(facts)).await?;
+            realm = store::realm::get(&*self.look().await?).await?;
         }
         self.streams.heard(host.meta.uid, self.clock.now());
-        let realm = store::realm::get(&self.read().await?).await?;
         Ok(Greeting {
             realm,
             heartbeat_interval: heartbeat_interval(self.settings.host_lost_after),
@@ -91,14 +95,27 @@ impl Catalog {
 
     /// What has changed for a host since a revision; everything since 0.
     pub async fn orders_since(&self, identity: &Identity, revision: i64) -> Result<Orders, Error> {
-        let snapshot = self.read().await?;
-        let host = host_of(&snapshot, identity).await?;
-        let changed = store::assignment::of_host_since(&snapshot, host.meta.uid, revision).await?;
+        let look = self.look().await?;
+        let snapshot = &*look;
+        let host = host_of(snapshot, identity).await?;
+        if let Some(ban) = self.ban_statement(&host)? {
+            return Ok(Orders {
+                revision,
+                assignments: Vec::new(),
+                removals: Vec::new(),
+                ban: Some(ban),
+            });
+        }
+        let changed = store::assignment::of_host_since(snapshot, host.meta.uid, revision).await?;
         let (removals, wanted): (Vec<_>, Vec<_>) = changed
             .into_iter()
             .partition(|assignment| assignment.removal.is_some());
         let uids: Vec<Uuid> = wanted.iter().map(|assignment| assignment.connector_uid).collect();
-        let connectors = store::connector::by_uids(&snapshot, &uids).await?;
+        // Most looks find nothing.
+        let connectors = match uids.is_empty() {
+            true => Vec::new(),
+            false => store::connector::by_uids(snapshot, &uids).await?,
+        };
         let connectors: BTreeMap<Uuid, Connector> = connectors
             .into_iter()
             .map(|connector| (connector.meta.uid, connector))
@@ -106,25 +123,60 @@ impl Catalog {
         let mut assignments = Vec::with_capacity(wanted.len());
         for assignment in wanted {
             let key = match connectors.get(&assignment.connector_uid) {
-                Some(connector) => self.sealed_key(&snapshot, &host, &assignment, connector).await?,
+                Some(connector) => self.sealed_key(snapshot, &host, &assignment, connector).await?,
                 None => None,
             };
             assignments.push(SealedAssignment { assignment, key });
         }
         Ok(Orders {
-            revision: store::realm::get(&snapshot).await?.revision,
+            revision: store::realm::get(snapshot).await?.revision,
             assignments,
             removals,
+            ban: None,
         })
+    }
+
+    /// Notes that a copy of a host was refused, and answers what the copy is told.
+    pub async fn refuse_copy(&self, identity: &Identity, copy: streams::Copy) -> Error {
+        /// A copy tries again every few seconds; once a minute is news enough.
+        const REST: time::Duration = time::Duration::minutes(1);
+        let noted = async {
+            let host = host_of(&*self.look().await?, identity).await?;
+            let now = self.clock.now();
+            if host.clone_time.is_some_and(|noted| now - noted < REST) {
+                return Ok(());
+            }
+            let writing = self.write().await?;
+            let mut host = host_of(&writing, identity).await?;
+            host.clone_time = Some(writing.now());
+            store::host::update(&writing, &host).await?;
+            tracing::error!(host = %host.name, ?copy, "two machines use the state folder of one host, and one is refused");
+            writing.commit_observed().await?;
+            Ok(())
+        };
+        if let Err(error) = noted.await {
+            return error;
+        }
+        Error::Precondition {
+            reason: "HostCloned",
+            subject: format!("hosts with uid {}", identity.uid),
+            problem: "another machine is connected with the state folder of this host: one of the two is a copy. On the copy, \
+                      stop the agent, remove its state_dir, and enrol it as a host of its own: mooring-agent enroll \
+                      --join-file FILE"
+                .into(),
+        }
     }
 
     /// Notes what a host holds beyond what is listed, before its first report tells more of it.
     pub async fn note_held(&self, identity: &Identity, held: &[(Uuid, i64)]) -> Result<(), Error> {
-        let snapshot = self.read().await?;
-        let host = host_of(&snapshot, identity).await?;
-        let listed = store::assignment::by_uids(&snapshot, held.iter().map(|(uid, _)| *uid)).await?;
-        let known = store::mount::of_host(&snapshot, host.meta.uid).await?;
-        drop(snapshot);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let look = self.look().await?;
+        let host = host_of(&look, identity).await?;
+        let listed = store::assignment::by_uids(&look, held.iter().map(|(uid, _)| *uid)).await?;
+        let known = store::mount::of_host(&look, host.meta.uid).await?;
+        drop(look);
         let orphans: Vec<ObservedMount> = held
             .iter()
             .filter(|(uid, _)| !listed.contains_key(uid) && !known.contains_key(uid))
@@ -142,13 +194,7 @@ impl Catalog {
             return Ok(());
         }
         tracing::warn!(host = %host.name, count = orphans.len(), "a host holds what this catalog does not list");
-        let writing = self.write().await?;
-        let host = host_of(&writing, identity).await?;
-        for orphan in &orphans {
-            store::mount::put(&writing, host.meta.uid, orphan).await?;
-        }
-        writing.commit_observed().await?;
-        Ok(())
+        self.intake.take(identity, Words::Orphans(orphans)).await
     }
 
     /// Takes a host's report: writes what is new in it, and nothing if nothing is.
@@ -159,29 +205,30 @@ impl Catalog {
         at: ReportedAt,
     ) -> Result<(), Error> {
         self.streams.heard(identity.uid, self.clock.now());
-        // Most reports repeat the one before: a look decides, without the writers' queue.
-        let snapshot = self.read().await?;
-        let host = host_of(&snapshot, identity).await?;
-        let digest = news_in(&snapshot, &host, reported.clone(), at).await?;
-        drop(snapshot);
+        // After a restart each host tells what is known: a look decides, without the writers' queue.
+        let look = self.look().await?;
+        let host = host_of(&look, identity).await?;
+        let digest = news_in(&look, &host, reported.clone(), at).await?;
+        drop(look);
         if digest.is_empty() {
             return Ok(());
         }
-        let writing = self.write().await?;
-        let host = host_of(&writing, identity).await?;
-        let uid = host.meta.uid;
-        let digest = news_in(&writing, &host, reported, at).await?;
-        for mount in digest.changed.iter().chain(&digest.touched) {
-            store::mount::put(&writing, uid, mount).await?;
-        }
-        store::mount::delete(&writing, uid, &digest.dropped).await?;
-        store::assignment::forget(&writing, uid, &digest.carried_out).await?;
-        if digest.is_change_of_state() {
-            writing.commit_observed().await?;
-        } else {
-            writing.commit_unrecorded().await?;
+        let carried_out = !digest.carried_out.is_empty();
+        self.intake.take(identity, Words::Report(reported, at)).await?;
+        if carried_out && !host.unschedulable {
+            self.catch_up(host.meta.uid).await?;
         }
         Ok(())
+    }
+
+    /// A consistent view for one host. Only so many at a time: when all hosts look at once, people still find connections
+    /// to the database that are free.
+    async fn look(&self) -> Result<Look<'_>, Error> {
+        let place = self.streams.looks.acquire().await.map_err(Error::internal)?;
+        Ok(Look {
+            snapshot: self.read().await?,
+            _place: place,
+        })
     }
 
     /// Seals the key of a connector for one host and one assignment: anew each time, so that no two envelopes are alike.
@@ -239,6 +286,20 @@ impl Catalog {
             recipient_key_sha256,
             fingerprint: fingerprint(secret.uid, number, access_key_id),
         }))
+    }
+}
+
+/// A view, and its place among those of all hosts. The view ends first.
+struct Look<'a> {
+    snapshot: Snapshot,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Deref for Look<'_> {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
     }
 }
 

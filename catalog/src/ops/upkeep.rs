@@ -69,9 +69,7 @@ impl Catalog {
 
     async fn write_all_heard(&self, heard: &[(uuid::Uuid, time::OffsetDateTime)]) -> Result<(), Error> {
         let writing = self.write().await?;
-        for (host_uid, time) in heard {
-            store::host::set_seen(&writing, *host_uid, *time).await?;
-        }
+        store::host::set_seen(&writing, heard).await?;
         writing.commit_unrecorded().await
     }
 }

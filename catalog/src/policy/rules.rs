@@ -388,6 +388,10 @@ pub const RULES: &[Rule] = &[
     rule("mooring.v1.HostService/GetHost", Access::With(HostsManage)),
     rule("mooring.v1.HostService/ListHosts", Access::With(HostsManage)),
     rule("mooring.v1.HostService/UpdateHost", Access::With(HostsManage)),
+    rule("mooring.v1.HostService/CordonHost", Access::With(HostsManage)),
+    rule("mooring.v1.HostService/UncordonHost", Access::With(HostsManage)),
+    rule("mooring.v1.HostService/DrainHost", Access::With(HostsManage)),
+    rule("mooring.v1.HostService/BanHost", Access::With(HostsManage)),
     rule("mooring.v1.HostService/DeleteHost", Access::With(HostsManage)),
     rule(
         "mooring.v1.HostService/CreateJoinToken",
@@ -407,6 +411,11 @@ pub const RULES: &[Rule] = &[
     rule("mooring.v1.AuthService/Login", Access::Anybody),
     rule("mooring.v1.AuthService/RenewCertificate", Access::ExpiredUser),
     rule("mooring.agent.v1.EnrollmentService/Enroll", Access::Anybody),
+    rule(
+        "mooring.agent.v1.EnrollmentService/BeginRecovery",
+        Access::Anybody,
+    ),
+    rule("mooring.agent.v1.EnrollmentService/Recover", Access::Anybody),
     rule(
         "mooring.agent.v1.EnrollmentService/RenewCertificate",
         Access::Host,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -167,8 +168,61 @@ pub async fn remove(
     Ok(())
 }
 
+/// Turns every assignment of a host into a removal, and gives removals under way this reason and grace too if `all`.
+/// The host's stream is woken even if it has none: it may have more to be told.
+pub async fn remove_of_host(
+    writing: &Writing,
+    host_uid: Uuid,
+    removal: &RemovalOrder,
+    revision: i64,
+    all: bool,
+) -> Result<(), Error> {
+    let live = (!all).then(|| assignment::Column::RemovalReason.is_null());
+    assignment::Entity::update_many()
+        .col_expr(assignment::Column::Revision, Expr::value(revision))
+        .col_expr(assignment::Column::RemovalReason, Expr::value(removal.reason))
+        .col_expr(
+            assignment::Column::RemovalGrace,
+            Expr::value(millis(removal.grace)),
+        )
+        .filter(
+            Condition::all()
+                .add(assignment::Column::HostUid.eq(host_uid))
+                .add_option(live),
+        )
+        .exec(writing.db())
+        .await
+        .map_err(failed)?;
+    writing.orders_changed(host_uid);
+    Ok(())
+}
+
+/// How many assignments and removals each of these hosts has.
+pub async fn counts_of_hosts(
+    snapshot: &Snapshot,
+    hosts: impl IntoIterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, i32>, Error> {
+    let rows: Vec<(Uuid, i64)> = assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::HostUid)
+        .column_as(assignment::Column::Uid.count(), "assignments")
+        .filter(assignment::Column::HostUid.is_in(hosts))
+        .group_by(assignment::Column::HostUid)
+        .into_tuple()
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    Ok(rows
+        .into_iter()
+        .map(|(uid, count)| (uid, i32::try_from(count).unwrap_or(i32::MAX)))
+        .collect())
+}
+
 /// Forgets removals that a host has carried out.
 pub async fn forget(writing: &Writing, host_uid: Uuid, uids: &[Uuid]) -> Result<(), Error> {
+    if uids.is_empty() {
+        return Ok(());
+    }
     assignment::Entity::delete_many()
         .filter(assignment::Column::HostUid.eq(host_uid))
         .filter(assignment::Column::Uid.is_in(uids.iter().copied()))

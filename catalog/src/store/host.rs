@@ -1,9 +1,8 @@
 //! Rows of hosts.
 
-use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Statement, Value,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -11,7 +10,7 @@ use uuid::Uuid;
 use super::columns::{from_json, json, meta_of, micros, named, parsed, row_of, time};
 use super::entity::{assignment, host};
 use super::{Snapshot, Writing, failed};
-use crate::domain::host::{Host, HostFacts};
+use crate::domain::host::{Ban, Host, HostFacts};
 use crate::domain::names::HostName;
 use crate::domain::{Backend, Error, Page, Paged};
 
@@ -97,19 +96,25 @@ pub async fn update(writing: &Writing, host: &Host) -> Result<(), Error> {
     Ok(())
 }
 
-/// Notes when a host was last heard of; never an earlier time than the one that is stored.
-pub async fn set_seen(writing: &Writing, uid: Uuid, seen: OffsetDateTime) -> Result<(), Error> {
-    host::Entity::update_many()
-        .col_expr(host::Column::SeenTime, Expr::value(micros(seen)))
-        .filter(host::Column::Uid.eq(uid))
-        .filter(
-            Condition::any()
-                .add(host::Column::SeenTime.is_null())
-                .add(host::Column::SeenTime.lt(micros(seen))),
-        )
-        .exec(writing.db())
-        .await
-        .map_err(failed)?;
+/// Notes when hosts were last heard of; never an earlier time than the one that is stored.
+pub async fn set_seen(writing: &Writing, heard: &[(Uuid, OffsetDateTime)]) -> Result<(), Error> {
+    /// Two values each: well below what one statement takes, and so many that a fleet costs few statements.
+    const ROWS_PER_STATEMENT: usize = 500;
+    for some in heard.chunks(ROWS_PER_STATEMENT) {
+        let rows = (0..some.len()).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2));
+        // Both databases call the columns of such a list so.
+        let sql = format!(
+            "UPDATE host SET seen_time = heard.column2 FROM (VALUES {}) AS heard \
+             WHERE host.uid = heard.column1 AND (host.seen_time IS NULL OR host.seen_time < heard.column2)",
+            rows.collect::<Vec<_>>().join(", "),
+        );
+        let values = some
+            .iter()
+            .flat_map(|(uid, seen)| [Value::from(*uid), Value::from(micros(*seen))]);
+        let backend = writing.db().get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        writing.db().execute_raw(statement).await.map_err(failed)?;
+    }
     Ok(())
 }
 
@@ -142,6 +147,18 @@ pub(super) fn of_row(row: host::Model) -> Result<Host, Error> {
         certificate_expire_time: time(row.certificate_expire_time)?,
         hpke_public_key: row.hpke_public_key,
         key: row.key_pin.parse().map_err(Error::internal)?,
+        drain_time: row.drain_time.map(time).transpose()?,
+        ban: match (row.ban_time, row.ban_reason) {
+            (Some(since), Some(reason)) => Some(Ban {
+                time: time(since)?,
+                reason,
+            }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Error::internal("a ban needs both a time and a reason"));
+            }
+        },
+        clone_time: row.clone_time.map(time).transpose()?,
         meta: meta_of!(row),
     })
 }
@@ -163,6 +180,9 @@ fn to_row(host: &Host) -> host::Model {
         certificate_expire_time,
         hpke_public_key,
         key,
+        drain_time,
+        ban,
+        clone_time,
     } = host;
     let backends: Vec<_> = backends
         .iter()
@@ -182,5 +202,9 @@ fn to_row(host: &Host) -> host::Model {
         certificate_expire_time: micros(*certificate_expire_time),
         hpke_public_key: hpke_public_key.clone(),
         key_pin: key.to_string(),
+        drain_time: drain_time.map(micros),
+        ban_time: ban.as_ref().map(|ban| micros(ban.time)),
+        ban_reason: ban.as_ref().map(|ban| ban.reason.clone()),
+        clone_time: clone_time.map(micros),
     )
 }

@@ -8,6 +8,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
 mod m0001_people;
 mod m0002_connectors;
 mod m0003_fleet;
+mod m0004_lifecycle;
 
 /// All migrations, in their order.
 pub(super) struct Migrator;
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_people::Migration),
             Box::new(m0002_connectors::Migration),
             Box::new(m0003_fleet::Migration),
+            Box::new(m0004_lifecycle::Migration),
         ]
     }
 }

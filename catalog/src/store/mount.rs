@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, JoinType, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, RelationTrait,
+    ColumnTrait, Condition, EntityTrait, IntoActiveModel, JoinType, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, RelationTrait,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -154,28 +154,29 @@ pub async fn of_assignments_of(
 /// Stores what a host says of a mount.
 pub async fn put(writing: &Writing, host_uid: Uuid, observed: &ObservedMount) -> Result<(), Error> {
     let row = to_row(host_uid, observed, writing.now());
-    let key = (row.host_uid, row.assignment_uid);
-    let known = mount::Entity::find_by_id(key)
-        .one(writing.db())
+    let key = [mount::Column::HostUid, mount::Column::AssignmentUid];
+    let others = [
+        mount::Column::Activation,
+        mount::Column::Generation,
+        mount::Column::State,
+        mount::Column::Path,
+        mount::Column::Conditions,
+        mount::Column::MountTime,
+        mount::Column::UpdateTime,
+    ];
+    mount::Entity::insert(row.into_active_model())
+        .on_conflict(OnConflict::columns(key).update_columns(others).to_owned())
+        .exec_without_returning(writing.db())
         .await
         .map_err(failed)?;
-    if known.is_some() {
-        row.into_active_model()
-            .reset_all()
-            .update(writing.db())
-            .await
-            .map_err(failed)?;
-    } else {
-        mount::Entity::insert(row.into_active_model())
-            .exec_without_returning(writing.db())
-            .await
-            .map_err(failed)?;
-    }
     Ok(())
 }
 
 /// Forgets mounts that a host has no longer.
 pub async fn delete(writing: &Writing, host_uid: Uuid, assignments: &[Uuid]) -> Result<(), Error> {
+    if assignments.is_empty() {
+        return Ok(());
+    }
     mount::Entity::delete_many()
         .filter(mount::Column::HostUid.eq(host_uid))
         .filter(mount::Column::AssignmentUid.is_in(assignments.iter().copied()))

@@ -12,6 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 
 use crate::credentials::certificate_of;
+use crate::statement::StatementKind;
 use crate::{Credentials, Error, KeyPin, PeerIdentity, Principal, PrivateKey, TrustDomain, files};
 
 /// Life of the CA's certificate. Pins name the key, so it can be renewed without new join strings.
@@ -170,6 +171,16 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let issued = self.sign(&params, &key.0)?;
         Credentials::new(key, issued.certificate_pem, self.ca_pem.clone())
+    }
+
+    /// Signs a statement that others shall believe because they know the CA: ECDSA P-256 with SHA-256, ASN.1. What is
+    /// signed begins with words that say what it is, so that it can be taken for nothing else, least of all a certificate.
+    pub fn sign_statement(&self, kind: StatementKind, statement: &[u8]) -> Result<Vec<u8>, Error> {
+        use rcgen::SigningKey as _;
+        self.issuer
+            .key()
+            .sign(&kind.signed_bytes(statement))
+            .map_err(Error::Issue)
     }
 
     /// The CA's certificate in PEM.

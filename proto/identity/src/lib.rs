@@ -24,6 +24,7 @@ pub mod peer;
 pub mod pin;
 pub mod possession;
 pub mod server;
+pub mod statement;
 pub mod testing;
 
 pub use authority::{Authority, Issued};
@@ -37,3 +38,4 @@ pub use join::JoinString;
 pub use peer::{Peer, PeerIdentity, PeerLayer, Principal, TrustDomain};
 pub use pin::KeyPin;
 pub use server::{Incoming, Limits, ServerTls};
+pub use statement::StatementKind;

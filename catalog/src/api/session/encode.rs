@@ -35,6 +35,7 @@ pub(super) fn snapshot(orders: Orders) -> pb::Snapshot {
         revision,
         assignments,
         removals,
+        ban: _,
     } = orders;
     pb::Snapshot {
         revision,
@@ -48,6 +49,7 @@ pub(super) fn delta(from_revision: i64, orders: Orders) -> pb::Delta {
         revision,
         assignments,
         removals,
+        ban: _,
     } = orders;
     pb::Delta {
         from_revision,

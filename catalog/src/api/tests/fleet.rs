@@ -492,6 +492,7 @@ async fn a_host_that_is_removed_from_the_fleet_is_waited_for_no_longer() {
     let body = pb::DeleteHostRequest {
         name: host.name.clone(),
         etag: String::new(),
+        force: true,
     };
     world.api.delete_host(request(&operator, body)).await.unwrap();
     assert_eq!(

@@ -270,6 +270,7 @@ async fn a_database_that_does_not_know_a_host_says_so_and_orders_nothing() {
     let body = pb::DeleteHostRequest {
         name: host.name.clone(),
         etag: String::new(),
+        force: false,
     };
     world
         .api

@@ -90,7 +90,7 @@ impl Line {
     async fn delta(&mut self) -> agent_pb::Delta {
         match self.next().await.unwrap() {
             Told::Delta(delta) => delta,
-            Told::Welcome(_) | Told::Snapshot(_) => panic!("only deltas after the snapshot"),
+            Told::Welcome(_) | Told::Snapshot(_) | Told::Ban(_) => panic!("only deltas after the snapshot"),
         }
     }
 
@@ -260,6 +260,7 @@ async fn a_stream_ends_with_its_host_and_with_the_server_and_neither_is_an_order
     let body = pb::DeleteHostRequest {
         name: host.name.clone(),
         etag: String::new(),
+        force: false,
     };
     world
         .api

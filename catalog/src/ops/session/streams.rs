@@ -6,16 +6,27 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+mod seats;
+
+use seats::Seats;
+pub use seats::{Copy, Seat};
+
+/// How many hosts read the database at a time. Half of its connections, and more than there are cores on most machines:
+/// further hosts would only make each other slower.
+const LOOKS_MAX: usize = 8;
+
 /// The open streams of this server.
-#[derive(Default)]
 pub struct Streams {
     // Neither lock is held while the other is taken, nor across an await.
     open: Mutex<Open>,
     heard: Mutex<HashMap<Uuid, OffsetDateTime>>,
+    /// Places for hosts that look at the database.
+    pub(super) looks: Semaphore,
     /// Owns the streams' tasks.
     pub tasks: TaskTracker,
     /// Cancelled when the server stops: every stream ends.
@@ -25,6 +36,7 @@ pub struct Streams {
 #[derive(Default)]
 struct Open {
     next_number: u64,
+    seats: HashMap<Uuid, Seats>,
     by_host: HashMap<Uuid, (u64, CancellationToken)>,
 }
 
@@ -37,27 +49,43 @@ pub struct OpenStream {
     pub superseded: CancellationToken,
 }
 
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            heard: Mutex::default(),
+            looks: Semaphore::new(LOOKS_MAX),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+}
+
 impl Streams {
-    /// Begins a stream of a host and ends an older one.
-    pub fn open(self: &Arc<Self>, host_uid: Uuid) -> OpenStream {
+    /// Begins a stream of a host and ends an older one, unless who comes is a copy of the host.
+    pub fn open(self: &Arc<Self>, host_uid: Uuid, seat: Seat) -> Result<OpenStream, Copy> {
         let superseded = CancellationToken::new();
         let mut open = self.open.lock();
+        let is_open = open.by_host.contains_key(&host_uid);
+        open.seats.entry(host_uid).or_default().take(seat, is_open)?;
         let number = open.next_number;
         open.next_number += 1;
         if let Some((_, older)) = open.by_host.insert(host_uid, (number, superseded.clone())) {
             older.cancel();
         }
-        OpenStream {
+        Ok(OpenStream {
             streams: Arc::clone(self),
             host_uid,
             number,
             superseded,
-        }
+        })
     }
 
     /// Ends the stream of a host that is one no longer.
     pub fn end(&self, host_uid: Uuid) {
-        if let Some((_, stream)) = self.open.lock().by_host.remove(&host_uid) {
+        let mut open = self.open.lock();
+        open.seats.remove(&host_uid);
+        if let Some((_, stream)) = open.by_host.remove(&host_uid) {
             stream.cancel();
         }
     }
@@ -116,8 +144,8 @@ mod tests {
     #[test]
     fn a_newer_stream_ends_the_older_and_outlives_its_end() {
         let streams = Arc::new(Streams::default());
-        let older = streams.open(HOST);
-        let newer = streams.open(HOST);
+        let older = streams.open(HOST, Seat::default()).ok().unwrap();
+        let newer = streams.open(HOST, Seat::default()).ok().unwrap();
         assert!(older.superseded.is_cancelled() && !newer.superseded.is_cancelled());
         drop(older);
         assert!(
@@ -131,7 +159,7 @@ mod tests {
     #[test]
     fn a_host_that_is_one_no_longer_loses_its_stream() {
         let streams = Arc::new(Streams::default());
-        let stream = streams.open(HOST);
+        let stream = streams.open(HOST, Seat::default()).ok().unwrap();
         streams.end(HOST);
         assert!(stream.superseded.is_cancelled() && !streams.is_open(HOST));
     }

@@ -25,6 +25,10 @@ pub struct Model {
     pub certificate_expire_time: i64,
     pub hpke_public_key: Vec<u8>,
     pub key_pin: String,
+    pub drain_time: Option<i64>,
+    pub ban_time: Option<i64>,
+    pub ban_reason: Option<String>,
+    pub clone_time: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

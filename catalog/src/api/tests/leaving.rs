@@ -1,0 +1,338 @@
+//! How hosts stop to serve, for a while or for good: cordon, drain, ban, deletion; and how one with an ended certificate
+//! comes back.
+
+use std::time::Duration;
+
+use agent_pb::enrollment_service_server::EnrollmentService as _;
+use mooring_identity::{StatementKind, statement};
+use mooring_proto::agent::v1 as agent_pb;
+use mooring_proto::v1 as pb;
+use pb::HostState;
+use pb::host_service_server::HostService as _;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::domain::activation::MountState;
+use crate::domain::host::HostFacts;
+use crate::policy::Caller;
+use crate::testing::fleet::{Keys, TestHost, mount};
+use crate::testing::{World, request, wrong_fields};
+
+const REPORTS: &str = "projects/ml/connectors/reports";
+const LOGS: &str = "projects/ml/connectors/logs";
+
+/// Two connectors, active on a pool of two hosts.
+async fn world() -> (World, TestHost, TestHost) {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    world.connector("reports", "ml", &world.operator).await;
+    world.connector("logs", "ml", &world.operator).await;
+    world.pool("gpu").await;
+    let one = world.host("gpu-1", "gpu").await;
+    let two = world.host("gpu-2", "gpu").await;
+    world.activate(&world.operator, REPORTS, "gpu").await.unwrap();
+    (world, one, two)
+}
+
+impl World {
+    async fn shown(&self, host: &TestHost) -> pb::Host {
+        let body = pb::GetHostRequest {
+            name: host.name.clone(),
+        };
+        let shown = self.api.get_host(request(&self.operator, body)).await;
+        shown.unwrap().into_inner()
+    }
+
+    async fn cordon(&self, host: &TestHost) -> pb::Host {
+        let body = pb::CordonHostRequest {
+            name: host.name.clone(),
+        };
+        let host = self.api.cordon_host(request(&self.operator, body)).await;
+        host.unwrap().into_inner()
+    }
+
+    async fn uncordon(&self, host: &TestHost) -> Result<pb::Host, Status> {
+        let body = pb::UncordonHostRequest {
+            name: host.name.clone(),
+        };
+        let host = self.api.uncordon_host(request(&self.operator, body)).await;
+        host.map(tonic::Response::into_inner)
+    }
+
+    async fn drain(&self, host: &TestHost) -> pb::Host {
+        let body = pb::DrainHostRequest {
+            name: host.name.clone(),
+            grace: None,
+        };
+        let host = self.api.drain_host(request(&self.operator, body)).await;
+        host.unwrap().into_inner()
+    }
+
+    async fn ban(&self, host: &TestHost) -> pb::Host {
+        let body = pb::BanHostRequest {
+            name: host.name.clone(),
+            reason: "stolen".into(),
+        };
+        let host = self.api.ban_host(request(&self.operator, body)).await;
+        host.unwrap().into_inner()
+    }
+
+    async fn delete(&self, host: &TestHost, force: bool) -> Result<(), Status> {
+        let body = pb::DeleteHostRequest {
+            name: host.name.clone(),
+            etag: String::new(),
+            force,
+        };
+        let deleted = self.api.delete_host(request(&self.operator, body)).await;
+        deleted.map(drop)
+    }
+
+    async fn nonce(&self, host_uid: String) -> Vec<u8> {
+        let begun = self
+            .api
+            .begin_recovery(request(
+                &Caller::Anybody,
+                agent_pb::BeginRecoveryRequest { host_uid },
+            ))
+            .await;
+        begun.unwrap().into_inner().nonce
+    }
+
+    async fn recover(&self, host: &TestHost, keys: &Keys) -> Result<agent_pb::RecoverResponse, Status> {
+        let nonce = self.nonce(host.uid.to_string()).await;
+        self.recover_with(host, keys, nonce).await
+    }
+
+    async fn recover_with(
+        &self,
+        host: &TestHost,
+        keys: &Keys,
+        nonce: Vec<u8>,
+    ) -> Result<agent_pb::RecoverResponse, Status> {
+        let said = [host.uid.as_bytes().as_slice(), &nonce].concat();
+        let body = agent_pb::RecoverRequest {
+            host_uid: host.uid.to_string(),
+            signature: keys
+                .key
+                .sign(&StatementKind::Recovery.signed_bytes(&said))
+                .unwrap(),
+            nonce,
+            csr_pem: keys.csr_pem.clone(),
+        };
+        let answer = self.api.recover(request(&Caller::Anybody, body)).await;
+        answer.map(tonic::Response::into_inner)
+    }
+}
+
+#[tokio::test]
+async fn a_cordoned_host_keeps_what_it_has_and_gets_the_rest_when_it_takes_mounts_again() {
+    let (world, one, two) = world().await;
+    assert!(world.cordon(&one).await.unschedulable);
+    world.activate(&world.operator, LOGS, "gpu").await.unwrap();
+    assert_eq!(one.orders_since(&world, 0).await.assignments.len(), 1);
+    assert_eq!(two.orders_since(&world, 0).await.assignments.len(), 2);
+    assert!(one.orders_since(&world, 0).await.removals.is_empty());
+    assert_eq!(world.shown(&one).await.state(), HostState::Ready);
+    assert!(!world.uncordon(&one).await.unwrap().unschedulable);
+    assert_eq!(one.orders_since(&world, 0).await.assignments.len(), 2);
+}
+
+#[tokio::test]
+async fn a_drained_host_tells_how_far_it_is_and_its_activations_go_on_without_it() {
+    let (world, one, two) = world().await;
+    let activation = world.activate(&world.operator, LOGS, "gpu").await.unwrap().name;
+    for host in [&one, &two] {
+        let orders = host.orders_since(&world, 0).await;
+        let mounts = orders.assignments.iter();
+        let mounts: Vec<_> = mounts
+            .map(|sealed| mount(&sealed.assignment, MountState::Mounted))
+            .collect();
+        host.report(&world, &mounts).await;
+    }
+    let draining = world.drain(&one).await;
+    assert_eq!((draining.state(), draining.mount_count), (HostState::Draining, 2));
+    assert!(
+        draining.message.contains("waits for projects/ml/activations/"),
+        "{}",
+        draining.message
+    );
+    let orders = one.orders_since(&world, 0).await;
+    assert_eq!((orders.assignments.len(), orders.removals.len()), (0, 2));
+    let order = orders.removals[0].removal.clone().unwrap();
+    assert_eq!(
+        (order.reason, order.grace),
+        ("HostDrained", Duration::from_secs(24 * 3600))
+    );
+    let seen = world.activation(&world.operator, &activation).await;
+    assert_eq!(
+        (seen.state(), seen.desired_hosts),
+        (pb::ActivationState::Active, 1)
+    );
+
+    let left = mount(&orders.removals[1], MountState::Unmounting);
+    one.report(&world, std::slice::from_ref(&left)).await;
+    let draining = world.shown(&one).await;
+    assert_eq!((draining.state(), draining.mount_count), (HostState::Draining, 1));
+    one.report(&world, &[]).await;
+    let drained = world.shown(&one).await;
+    assert_eq!((drained.state(), drained.mount_count), (HostState::Drained, 0));
+    assert!(drained.drain_time.is_some() && drained.message.is_empty());
+    world.clock.advance(Duration::from_secs(3600));
+    assert_eq!(
+        world.shown(&one).await.state(),
+        HostState::Drained,
+        "it may be off"
+    );
+
+    let back = world.uncordon(&one).await.unwrap();
+    assert!(back.drain_time.is_none());
+    assert_eq!(one.orders_since(&world, 0).await.assignments.len(), 2);
+}
+
+#[tokio::test]
+async fn a_drain_that_is_called_off_half_way_leaves_nothing_out() {
+    let (world, one, _) = world().await;
+    let assignment = one.assignment(&world).await.assignment;
+    one.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+    world.drain(&one).await;
+    world.uncordon(&one).await.unwrap();
+    // It is still unmounting what it was told to.
+    assert_eq!(one.orders_since(&world, 0).await.removals.len(), 1);
+    one.report(&world, &[]).await;
+    let again = one.assignment(&world).await.assignment;
+    assert_ne!(again.uid, assignment.uid, "an order of its own");
+    assert_eq!(again.spec, assignment.spec);
+}
+
+#[tokio::test]
+async fn a_host_with_mounts_is_deleted_only_by_force() {
+    let (world, one, _) = world().await;
+    let assignment = one.assignment(&world).await.assignment;
+    one.report(&world, &[mount(&assignment, MountState::Mounted)])
+        .await;
+    let refused = world.delete(&one, false).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("hosts drain gpu-1"),
+        "{}",
+        refused.message()
+    );
+    world.delete(&one, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
+    let (world, one, two) = world().await;
+    let banned = world.ban(&one).await;
+    assert_eq!(
+        (banned.state(), banned.message.as_str()),
+        (HostState::Banned, "banned: stolen")
+    );
+    let orders = one.orders_since(&world, 0).await;
+    assert!(orders.assignments.is_empty() && orders.removals.is_empty());
+    let says_so = |signed: &agent_pb::SignedBan| {
+        let ca = world.catalog.authority.ca_pem();
+        statement::verify_by_ca(ca, StatementKind::Ban, &signed.statement, &signed.signature).unwrap();
+        let ban = agent_pb::Ban::decode(signed.statement.as_slice()).unwrap();
+        assert_eq!(
+            (ban.host_uid, ban.reason.as_str()),
+            (one.uid.to_string(), "stolen")
+        );
+    };
+    says_so(&orders.ban.unwrap());
+    let renewal = agent_pb::RenewCertificateRequest {
+        csr_pem: one.keys.csr_pem.clone(),
+    };
+    let renewed = world.api.renew_certificate_of_host(&one, renewal).await.unwrap();
+    assert_eq!(renewed.certificate_pem, "");
+    says_so(&renewed.ban.unwrap());
+    let recovered = world.recover(&one, &one.keys).await.unwrap();
+    assert_eq!(recovered.certificate_pem, "");
+    says_so(&recovered.ban.unwrap());
+
+    assert!(two.orders_since(&world, 0).await.ban.is_none());
+    let activation = world
+        .activation(&world.operator, "projects/ml/activations/reports-gpu")
+        .await;
+    assert_eq!(activation.desired_hosts, 1);
+    assert_eq!(
+        world.uncordon(&one).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    assert_eq!(world.ban(&one).await.state(), HostState::Banned, "twice is once");
+    let ended = world
+        .deactivate(&world.operator, "projects/ml/activations/reports-gpu")
+        .await;
+    assert!(!ended.message.contains("gpu-1"), "{}", ended.message);
+    world.delete(&one, false).await.unwrap();
+}
+
+impl crate::api::Api {
+    /// People's service has a call of the same name.
+    async fn renew_certificate_of_host(
+        &self,
+        host: &TestHost,
+        body: agent_pb::RenewCertificateRequest,
+    ) -> Result<agent_pb::RenewCertificateResponse, Status> {
+        let caller = Caller::Host(host.identity.clone());
+        agent_pb::enrollment_service_server::EnrollmentService::renew_certificate(
+            self,
+            request(&caller, body),
+        )
+        .await
+        .map(tonic::Response::into_inner)
+    }
+}
+
+#[tokio::test]
+async fn a_host_with_an_ended_certificate_recovers_with_its_own_key_and_a_fresh_nonce_only() {
+    let (mut world, one, two) = world().await;
+    world.clock.advance(Duration::from_secs(90 * 24 * 3600));
+    if let Caller::User(operator) = &mut world.operator {
+        operator.not_after = world.clock.now() + time::Duration::days(1);
+    }
+    assert!(
+        world
+            .catalog
+            .greet(&one.identity, HostFacts::default())
+            .await
+            .is_err()
+    );
+    let recovered = world.recover(&one, &one.keys).await.unwrap();
+    assert_eq!(
+        recovered.expire_time.unwrap().seconds,
+        world.clock.now().unix_timestamp() + 24 * 3600
+    );
+    assert!(recovered.certificate_pem.contains("BEGIN CERTIFICATE") && recovered.ban.is_none());
+    // A reply that was lost is asked for again.
+    world.recover(&one, &one.keys).await.unwrap();
+
+    let refused = world.recover(&one, &Keys::new()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let refused = world.recover(&one, &two.keys).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let forged = Keys {
+        csr_pem: one.keys.csr_pem.clone(),
+        ..Keys::new()
+    };
+    let refused = world.recover(&one, &forged).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused)[0].0, "signature");
+    let others = world.nonce(two.uid.to_string()).await;
+    let refused = world.recover_with(&one, &one.keys, others).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused)[0].0, "nonce");
+    let late = world.nonce(one.uid.to_string()).await;
+    world.clock.advance(Duration::from_secs(120));
+    let refused = world.recover_with(&one, &one.keys, late).await.unwrap_err();
+    assert_eq!(wrong_fields(&refused)[0].0, "nonce");
+
+    world.delete(&one, true).await.unwrap();
+    let deleted = world.recover(&one, &one.keys).await.unwrap_err();
+    assert_eq!(deleted.code(), Code::FailedPrecondition);
+    assert!(
+        deleted.message().contains("mooring-agent enroll"),
+        "{}",
+        deleted.message()
+    );
+}
