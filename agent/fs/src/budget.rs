@@ -4,8 +4,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::sys;
 
 /// More than this speeds nothing up: it is eight readers with their full windows of 64 MiB.
 const DEFAULT_BYTES_MAX: u64 = 512 << 20;
@@ -47,10 +50,19 @@ impl MemoryBudget {
         }))
     }
 
-    /// A quarter of what this process may use, at most 512 MiB.
+    /// A quarter of what this process may use, at most 512 MiB. What a burst has used goes back to the system within
+    /// seconds after it.
     pub fn of_this_process() -> MemoryBudget {
         let available = available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
-        MemoryBudget::new(default_bytes(available))
+        let budget = MemoryBudget::new(default_bytes(available));
+        let account = Arc::downgrade(&budget.0);
+        let begun = std::thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(move || give_back_after_bursts(&account));
+        if let Err(error) = begun {
+            tracing::debug!(%error, "memory stays with this process after a burst");
+        }
+        budget
     }
 
     /// Reserves memory if there is enough.
@@ -124,6 +136,44 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.0.shares.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Looks at the memory so often. A burst's memory is then with the system again before anybody wonders, and the look, which
+/// reads one small file, costs nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// With more than this reserved, somebody is reading: what is free now will be needed in a moment.
+const IDLE_BYTES_MAX: u64 = 16 << 20;
+/// It must have grown by this since it was last given back, or it is in use.
+const GROWN_BYTES_MIN: u64 = 32 << 20;
+
+/// Ends with the budget. A change of the allocator's limits instead, so that it frees at once, makes reading cost two
+/// and a half times the system's time: each large buffer's pages are made anew (measured with 8 readers of 200 MiB).
+fn give_back_after_bursts(account: &Weak<Account>) {
+    let (mut was_idle, mut gave, mut least) = (false, false, resident_bytes());
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let Some(account) = account.upgrade() else { return };
+        let is_idle = account.used_bytes.load(Ordering::Relaxed) <= IDLE_BYTES_MAX;
+        let resident = resident_bytes();
+        let grown = resident >= least.saturating_add(GROWN_BYTES_MIN);
+        // Once more after that: readers give up what they have read ahead a little later.
+        if is_idle && was_idle && (grown || gave) {
+            sys::release_free_memory();
+            least = resident_bytes();
+            gave = grown;
+            tracing::debug!(before = resident, after = least, "memory goes back to the system");
+        }
+        least = least.min(resident);
+        was_idle = is_idle;
+    }
+}
+
+/// What of this process is in memory; zero if that cannot be told.
+fn resident_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
 fn default_bytes(available: Option<u64>) -> u64 {

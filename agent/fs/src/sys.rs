@@ -1,4 +1,4 @@
-//! The two things that need unsafe code, and nothing else. Every block says why it is sound, and why there is no
+//! The three things that need unsafe code, and nothing else. Every block says why it is sound, and why there is no
 //! safe way.
 
 #![allow(unsafe_code)]
@@ -38,5 +38,16 @@ pub fn close_inherited() {
         // SAFETY: it is open, and nobody in this process has it: whoever calls this has opened nothing yet.
         // JUSTIFICATION: closing what this process does not own cannot be said in safe code.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+}
+
+/// Gives memory that was freed back to the system, where the allocator would keep it: glibc's does, in each of its
+/// arenas, once large blocks have been freed.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks and changes nothing that is in use.
+    // JUSTIFICATION: only the C library can tell its allocator so, and no crate wraps it.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
