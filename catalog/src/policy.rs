@@ -115,7 +115,10 @@ impl Identity {
     /// Refuses a host's certificate that has ended. A stream outlives the check at its beginning, so each of its steps
     /// asks again.
     pub fn valid_host(&self, now: OffsetDateTime) -> Result<&Self, Error> {
-        self.valid(now, "the host's certificate has ended; enrol the host again")
+        self.valid(
+            now,
+            "the host's certificate has ended; its agent recovers by itself with the host's key",
+        )
     }
 
     fn valid(&self, now: OffsetDateTime, ended: &'static str) -> Result<&Self, Error> {
