@@ -65,13 +65,14 @@ impl Load {
     pub(super) fn start(mount: &Path, scratch: &Path) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let expected = Arc::new(Mutex::new(Expected::new()));
-        let programs: [(&'static str, Body); 12] = [
+        let programs: [(&'static str, Body); 13] = [
             ("stat", reading::stat),
             ("list", reading::list),
             ("read in order", reading::in_order),
             ("read at random", reading::at_random),
             ("write and fsync", writing::write_and_fsync),
             ("append", writing::append),
+            ("write large files", writing::large),
             ("change in place", writing::change_in_place),
             ("make and remove folders", names::folders),
             ("make and remove files", names::files),
@@ -220,6 +221,15 @@ impl Done {
             .filter(|key| key.contains("mooring-conflict"))
             .collect();
         assert!(copies.is_empty(), "nobody else wrote, but there are {copies:?}");
+        // Those that died with their workers are given up in the background.
+        eventually(
+            "no upload is unfinished",
+            Duration::from_secs(20),
+            || match store.unfinished_uploads() {
+                none if none.is_empty() => Ok(()),
+                some => Err(format!("{some:?}")),
+            },
+        );
     }
 }
 

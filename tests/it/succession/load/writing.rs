@@ -94,3 +94,21 @@ pub(super) fn change_in_place(program: &Program) -> Outcome {
     }
     Ok(())
 }
+
+/// A file so large that it is uploaded in parts.
+pub(super) fn large(program: &Program) -> Outcome {
+    const BLOCK_BYTES: usize = 1 << 20;
+    let key = "writing/large";
+    let mut round = 0;
+    while program.goes_on() {
+        round += 1;
+        let mut file = tell("create", File::create(program.at(key)))?;
+        let block = pattern(90_000 + round, BLOCK_BYTES);
+        for _ in 0..18 {
+            tell("write", file.write_all(&block))?;
+        }
+        tell("close", file.sync_all())?;
+        program.expect(key, Some(block.repeat(18)));
+    }
+    Ok(())
+}
