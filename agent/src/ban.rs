@@ -197,10 +197,12 @@ impl Execution {
             if ready && seen.is_empty() && held.assignments.is_empty() && held.removals.is_empty() {
                 return;
             }
-            if let Some(next) = held.after_ban(&seen) {
+            if held.after_ban(&seen).is_some() {
                 let ledger = Arc::clone(&self.ledger);
                 let changed = blocking(move || {
-                    ledger.change(|held| Ok::<_, LedgerError>(held.after_ban(&seen).unwrap_or(next)))
+                    ledger.change(|held| {
+                        Ok::<_, LedgerError>(held.after_ban(&seen).unwrap_or_else(|| held.clone()))
+                    })
                 });
                 if let Err(error) = changed.await {
                     tracing::error!(%error, "the ledger cannot be written; free some space");

@@ -168,6 +168,7 @@ pub async fn standing(host: &Host, credentials: &Credentials) -> Result<Standing
     let mut client = EnrollmentServiceClient::new(channel);
     let answer = client.renew_certificate(pb::RenewCertificateRequest { csr_pem });
     Ok(match tokio::time::timeout(ATTEMPT_TIMEOUT, answer).await {
+        Ok(Ok(answer)) if answer.get_ref().ban.is_some() => Standing::Refused("it is banned".to_owned()),
         Ok(Ok(_)) => Standing::Accepted,
         Ok(Err(status)) => match status.code() {
             Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::FailedPrecondition => {
