@@ -190,7 +190,7 @@ impl List {
 }
 
 /// Where a page begins. `list` names the list and its parent: a token of another list is refused.
-pub fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error> {
+fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error> {
     let mut violations = Violations::default();
     let size = match usize::try_from(page_size) {
         Ok(0) => PAGE_SIZE_DEFAULT,
@@ -216,7 +216,7 @@ pub fn page(list: &str, page_size: i32, page_token: &str) -> Result<Page, Error>
 }
 
 /// The token of the page that begins after `key`; empty for none.
-pub fn page_token(list: &str, key: Option<String>) -> String {
+fn page_token(list: &str, key: Option<String>) -> String {
     key.map(|key| URL_SAFE_NO_PAD.encode(format!("{list}\0{key}")))
         .unwrap_or_default()
 }

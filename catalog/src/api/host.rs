@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, Mask, page_token, split, timestamp};
+use super::decode::{self, List, Mask, split, timestamp};
 use super::{Api, join_token, pool, words};
 use crate::domain::Violations;
 use crate::domain::activation::{GRACE_MAX, checked_grace};
@@ -61,12 +61,16 @@ impl pb::host_service_server::HostService for Api {
             text => Some(decode::name::<PoolName>("pool", text)?),
         };
         let permit = self.catalog.permit(&caller, ListHosts(pool)).await?;
-        let list = format!("hosts of {}", body.pool);
-        let page = decode::page(&list, body.page_size, &body.page_token)?;
-        let page = self.catalog.list_hosts(permit, &page).await?;
+        let list = List::read(
+            format!("hosts of {}", body.pool),
+            body.page_size,
+            &body.page_token,
+        )?;
+        let page = self.catalog.list_hosts(permit, list.page()).await?;
+        let (hosts, next_page_token) = list.answer(page);
         Ok(Response::new(pb::ListHostsResponse {
-            hosts: page.items.into_iter().map(Into::into).collect(),
-            next_page_token: page_token(&list, page.next),
+            hosts,
+            next_page_token,
         }))
     }
 

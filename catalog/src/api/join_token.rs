@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use mooring_proto::v1 as pb;
 
-use super::decode::{self, page_token, split, timestamp};
+use super::decode::{self, List, split, timestamp};
 use super::{Api, words};
 use crate::domain::join_token::{JoinToken, checked_ttl, checked_uses};
 use crate::domain::names::JoinTokenName;
@@ -66,11 +66,12 @@ pub(super) async fn list(
 ) -> Result<Response<pb::ListJoinTokensResponse>, Status> {
     let (caller, body) = split(request)?;
     let permit = api.catalog.permit(&caller, ListJoinTokens).await?;
-    let page = decode::page("joinTokens", body.page_size, &body.page_token)?;
-    let page = api.catalog.list_join_tokens(permit, &page).await?;
+    let list = List::read("joinTokens", body.page_size, &body.page_token)?;
+    let page = api.catalog.list_join_tokens(permit, list.page()).await?;
+    let (join_tokens, next_page_token) = list.answer(page);
     Ok(Response::new(pb::ListJoinTokensResponse {
-        join_tokens: page.items.into_iter().map(Into::into).collect(),
-        next_page_token: page_token("joinTokens", page.next),
+        join_tokens,
+        next_page_token,
     }))
 }
 
