@@ -13,8 +13,9 @@ use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
 use crate::plan;
 
-/// Quick deaths after which a mount is made anew instead of being given to another worker: two may be chance.
-const SUCCESSIONS_IN_A_ROW_MAX: u32 = 3;
+/// Quick deaths after which a mount is made anew instead of being given to another worker. With the delays between them,
+/// whoever asks for something that no worker survives gets an error after some 4 s.
+const SUCCESSIONS_IN_A_ROW_MAX: u32 = 5;
 
 impl Reconciler {
     /// A worker that dies again and again is started less and less often, and on the same mount only a few times: what it

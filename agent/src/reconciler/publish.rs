@@ -52,7 +52,7 @@ impl Reconciler {
                 seen: observed.seen(*uid, &path),
                 probe: self.prober.latest(*uid),
                 failure: self.troubles.error(*uid),
-                crash_loop: self.troubles.crash_loop(*uid),
+                crash_loop: self.troubles.crash_loop(*uid, now),
                 succession: self.succession(&order.about),
                 outdated: observed.has_outdated_worker(*uid),
                 removing: desired.removals.contains_key(uid),

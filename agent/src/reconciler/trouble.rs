@@ -16,7 +16,13 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Serving this long forgives one death. A worker that dies of the request that it was just given does not come so far;
 /// one that is killed now and then does.
-const FORGIVEN_BY: Duration = Duration::from_millis(500);
+const FORGIVEN_BY: Duration = Duration::from_millis(100);
+
+/// Serving this long ends what is called a crash loop, while its failures still count for the delays.
+const CALM_AFTER: Duration = Duration::from_secs(10);
+
+/// Deaths in a row that are followed by a new worker at once: two may be chance, and everybody waits meanwhile.
+const REPAIRED_AT_ONCE: u32 = 2;
 
 /// Failures in a row that are called a crash loop.
 const CRASH_LOOP_FROM: u32 = 3;
@@ -33,6 +39,8 @@ struct Trouble {
     words: Option<String>,
     retry_at: Instant,
     since: Instant,
+    /// Since then it serves.
+    serves: bool,
     /// What was ordered when it failed.
     order: Option<OrderKey>,
 }
@@ -57,12 +65,13 @@ impl Troubles {
             words: None,
             retry_at: now + backoff::MOUNT.delay(failures, jitter),
             since: now,
+            serves: false,
             order: Some(key(uid, desired)),
         };
         self.0.insert(uid, trouble);
     }
 
-    /// A worker has died, saying `words`; answers how many failures in a row that makes. The first time it is replaced at
+    /// A worker has died, saying `words`; answers how many failures in a row that makes. The first times it is replaced at
     /// once: nobody shall wait for a mount that may be good. Each while that it has served before forgives one failure,
     /// so that only workers that die soon after they have begun are waited for.
     pub(super) fn died(&mut self, uid: Uuid, words: String, now: Instant, jitter: f64) -> u32 {
@@ -74,8 +83,8 @@ impl Troubles {
         });
         let failures = before + 1;
         let delay = match failures {
-            1 => Duration::ZERO,
-            more => backoff::MOUNT.delay(more - 1, jitter),
+            ..=REPAIRED_AT_ONCE => Duration::ZERO,
+            more => backoff::MOUNT.delay(more - REPAIRED_AT_ONCE, jitter),
         };
         let trouble = Trouble {
             failures,
@@ -83,6 +92,7 @@ impl Troubles {
             words: Some(words),
             retry_at: now + delay,
             since: now,
+            serves: false,
             order: None,
         };
         self.0.insert(uid, trouble);
@@ -95,6 +105,7 @@ impl Troubles {
             trouble.error = None;
             trouble.retry_at = now;
             trouble.since = now;
+            trouble.serves = true;
         }
     }
 
@@ -122,11 +133,12 @@ impl Troubles {
     }
 
     /// Whether it fails again and again, and what was said last.
-    pub(super) fn crash_loop(&self, uid: Uuid) -> Option<CrashLoop<'_>> {
+    pub(super) fn crash_loop(&self, uid: Uuid, now: Instant) -> Option<CrashLoop<'_>> {
         let trouble = self
             .0
             .get(&uid)
-            .filter(|trouble| trouble.failures >= CRASH_LOOP_FROM)?;
+            .filter(|trouble| trouble.failures >= CRASH_LOOP_FROM)
+            .filter(|trouble| !trouble.serves || now.duration_since(trouble.since) < CALM_AFTER)?;
         let words = trouble.words.as_deref();
         let crashed =
             words.is_some() || matches!(&trouble.error, Some(error) if error.reason() == "WorkerFailed");
@@ -185,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_death_is_repaired_at_once_and_the_next_ones_more_and_more_slowly() {
+    fn the_first_deaths_are_repaired_at_once_and_the_next_ones_more_and_more_slowly() {
         let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
         let mut delays = Vec::new();
         for _ in 0..4 {
@@ -193,7 +205,7 @@ mod tests {
             delays.push(troubles.retry_at()[&uid].duration_since(now).as_millis());
             troubles.succeeded(uid, now);
         }
-        assert_eq!(delays, [0, 250, 500, 1000]);
+        assert_eq!(delays, [0, 0, 250, 500]);
     }
 
     #[test]
@@ -201,7 +213,7 @@ mod tests {
         let (mut troubles, uid, mut now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
         for _ in 0..20 {
             assert_eq!(troubles.died(uid, String::new(), now, 0.0), 1);
-            assert!(troubles.crash_loop(uid).is_none());
+            assert!(troubles.crash_loop(uid, now).is_none());
             troubles.succeeded(uid, now);
             now += FORGIVEN_BY * 2;
         }
@@ -214,8 +226,9 @@ mod tests {
             troubles.died(uid, word.to_owned(), now, 0.0);
             troubles.succeeded(uid, now);
         }
-        let crash_loop = troubles.crash_loop(uid).unwrap();
+        let crash_loop = troubles.crash_loop(uid, now).unwrap();
         assert_eq!((crash_loop.failures, crash_loop.words), (3, Some("three")));
+        assert!(troubles.crash_loop(uid, now + CALM_AFTER * 2).is_none());
     }
 
     #[test]
