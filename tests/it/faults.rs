@@ -15,6 +15,8 @@ use serde_json::json;
 use crate::survival::random_file;
 
 mod away;
+mod full;
+mod storm;
 mod writes;
 
 const EIO: i32 = 5;
