@@ -91,7 +91,9 @@ fn a_deleted_host_enrols_anew_and_its_mounts_go_on_without_interruption() {
     let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.contains("hosts delete"), "{refused}");
 
-    world.operator.mooring(&format!("hosts delete {} --force", host.id));
+    world
+        .operator
+        .mooring(&format!("hosts delete {} --force", host.id));
     let enrolled = enroll(&host, &join);
     assert!(enrolled.status.success(), "{enrolled:?}");
     let said = String::from_utf8_lossy(&enrolled.stdout).into_owned();
