@@ -77,7 +77,7 @@ fn each_foreign_layer_is_used_in_its_own_place_only() {
             ],
         ),
         ("mooring_catalog", &["catalog/"]),
-        ("mooring_agent", &["agent/src", "agent/tests"]),
+        ("mooring_agent", &["agent/src", "agent/tests", "tests/fleet/"]),
         (
             "tonic::",
             &[

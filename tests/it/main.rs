@@ -9,6 +9,7 @@ mod bytes;
 mod cli;
 mod edits;
 mod faults;
+mod fleet;
 mod hosts;
 mod identity;
 mod keys;
