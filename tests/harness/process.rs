@@ -23,7 +23,15 @@ impl Process {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn start(name: &str, folder: &Path, mut command: Command) -> Process {
+    pub fn start(name: &str, folder: &Path, command: Command) -> Process {
+        Process::start_with(name, folder, command, Stdio::null())
+    }
+
+    /// The same with something to read.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_with(name: &str, folder: &Path, mut command: Command, stdin: Stdio) -> Process {
         let log = folder.join(format!("{name}.log"));
         let out = File::options()
             .create(true)
@@ -33,7 +41,7 @@ impl Process {
         let said_before = out.metadata().map_or(0, |log| log.len() as usize);
         let err = out.try_clone().expect("descriptors are left");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(out)
             .stderr(err)
             .spawn()

@@ -22,5 +22,6 @@ mod secrets;
 mod standalone;
 mod store;
 mod succession;
+mod supervision;
 mod survival;
 mod walk;
