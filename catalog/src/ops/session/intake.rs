@@ -91,20 +91,28 @@ impl Intake {
 
     /// Writes until nothing waits.
     async fn write(self) {
-        while let Some(batch) = self.next_batch() {
-            self.write_all(batch).await;
+        while self.goes_on() {
+            // First in the writers' queue: what is said while this one waits goes along.
+            let writing = self.store.write(self.clock.now()).await;
+            let batch = self.next_batch();
+            self.write_all(writing, batch).await;
         }
     }
 
-    fn next_batch(&self) -> Option<Vec<Entry>> {
+    fn goes_on(&self) -> bool {
         let mut waiting = self.waiting.lock();
-        let count = waiting.words.len().min(BATCH_MAX);
-        waiting.writing = count > 0;
-        waiting.writing.then(|| waiting.words.drain(..count).collect())
+        waiting.writing = !waiting.words.is_empty();
+        waiting.writing
     }
 
-    async fn write_all(&self, batch: Vec<Entry>) {
-        match self.try_to_write(&batch).await {
+    fn next_batch(&self) -> Vec<Entry> {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.words.len().min(BATCH_MAX);
+        waiting.words.drain(..count).collect()
+    }
+
+    async fn write_all(&self, writing: Result<Writing, Error>, batch: Vec<Entry>) {
+        match try_to_write(writing, &batch).await {
             Ok(outcomes) => {
                 for (entry, outcome) in batch.into_iter().zip(outcomes) {
                     // A host that is gone needs no answer.
@@ -122,7 +130,8 @@ impl Intake {
                 tracing::error!(%error, "what hosts say cannot be written together; trying one by one");
                 for entry in batch {
                     let alone = [entry];
-                    let outcome = self.try_to_write(&alone).await;
+                    let writing = self.store.write(self.clock.now()).await;
+                    let outcome = try_to_write(writing, &alone).await;
                     let outcome = outcome.and_then(|mut outcomes| outcomes.pop().unwrap_or(Ok(())));
                     let [entry] = alone;
                     let _ = entry.answer.send(outcome);
@@ -135,31 +144,34 @@ impl Intake {
             }
         }
     }
+}
 
-    /// One transaction. A host that is refused has written nothing.
-    async fn try_to_write(&self, batch: &[Entry]) -> Result<Vec<Result<(), Error>>, Error> {
-        let writing = self.store.write(self.clock.now()).await?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut is_change_of_state = false;
-        for Entry { identity, words, .. } in batch {
-            let host = match host_of(&writing, identity).await {
-                Ok(host) => host,
-                Err(error @ (Error::Store(_) | Error::Internal(_))) => return Err(error),
-                Err(refused) => {
-                    outcomes.push(Err(refused));
-                    continue;
-                }
-            };
-            is_change_of_state |= put(&writing, host, words).await?;
-            outcomes.push(Ok(()));
-        }
-        if is_change_of_state {
-            writing.commit_observed().await?;
-        } else {
-            writing.commit_unrecorded().await?;
-        }
-        Ok(outcomes)
+/// One transaction. A host that is refused has written nothing.
+async fn try_to_write(
+    writing: Result<Writing, Error>,
+    batch: &[Entry],
+) -> Result<Vec<Result<(), Error>>, Error> {
+    let writing = writing?;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    let mut is_change_of_state = false;
+    for Entry { identity, words, .. } in batch {
+        let host = match host_of(&writing, identity).await {
+            Ok(host) => host,
+            Err(error @ (Error::Store(_) | Error::Internal(_))) => return Err(error),
+            Err(refused) => {
+                outcomes.push(Err(refused));
+                continue;
+            }
+        };
+        is_change_of_state |= put(&writing, host, words).await?;
+        outcomes.push(Ok(()));
     }
+    if is_change_of_state {
+        writing.commit_observed().await?;
+    } else {
+        writing.commit_unrecorded().await?;
+    }
+    Ok(outcomes)
 }
 
 /// Writes what is new in a host's words. Answers whether that is a change of state.
@@ -191,3 +203,6 @@ async fn put(writing: &Writing, mut host: crate::domain::host::Host, words: &Wor
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
