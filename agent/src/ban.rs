@@ -228,7 +228,7 @@ impl Execution {
         let mounter = Arc::clone(&self.mounter);
         let ended = blocking(move || {
             for (uid, record) in mounter.runs.read_all()? {
-                record.worker.kill();
+                mounter.give_up(&record);
                 mounter.forget(uid);
             }
             Ok::<_, std::io::Error>(())

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::blocking::readable;
-use crate::desired::DesiredSet;
+use crate::desired::{DesiredSet, Removal};
 use crate::facts;
 use crate::ledger::Ledger;
 use crate::mounter::{MountError, Mounter};
@@ -71,6 +71,9 @@ struct Running {
     task: tokio::task::Id,
     path: PathBuf,
     action: Action,
+    /// With [`Action::Stop`]: the order that it carries out.
+    removal: Option<Removal>,
+    cancel: CancellationToken,
 }
 
 impl Reconciler {
@@ -188,6 +191,7 @@ impl Reconciler {
         self.mounter.keeper.settle(&observed, busy);
         self.note_deaths(&observed, now);
         self.let_go(desired, &observed);
+        self.call_off(desired);
         self.troubles.forget_settled(desired, now);
         self.watch_workers(&observed);
         self.ask(desired, &observed, now);
@@ -218,6 +222,16 @@ impl Reconciler {
         plan.wake_at.map_or(now + TICK, |wake| wake.min(now + TICK))
     }
 
+    /// Calls off unmounts whose order has changed since they began: the next round begins them with the grace of the
+    /// new one. Else a ban, or an order to unmount at once, would wait for a grace that was given long before.
+    fn call_off(&self, desired: &DesiredSet) {
+        for (uid, running) in &self.running {
+            if running.removal.is_some() && running.removal.as_ref() != desired.removals.get(uid) {
+                running.cancel.cancel();
+            }
+        }
+    }
+
     /// Begins one step as a task of its own.
     fn begin(
         &mut self,
@@ -233,11 +247,19 @@ impl Reconciler {
             tracing::info!(assignment = %uid, path = %path.display(), ?action, "step begins");
         }
         let (mounter, ledger) = (Arc::clone(&self.mounter), Arc::clone(&self.ledger));
-        let task = self
-            .tasks
-            .spawn(work.run(mounter, ledger, shutdown.child_token()))
-            .id();
-        let running = Running { task, path, action };
+        let cancel = shutdown.child_token();
+        let removal = match action {
+            Action::Stop => desired.removals.get(&uid).cloned(),
+            _ => None,
+        };
+        let task = self.tasks.spawn(work.run(mounter, ledger, cancel.clone())).id();
+        let running = Running {
+            task,
+            path,
+            action,
+            removal,
+            cancel,
+        };
         self.running.insert(uid, running);
     }
 

@@ -171,6 +171,16 @@ fn a_banned_host_unmounts_everything_wipes_its_keys_and_comes_back_by_a_persons_
     let mut host = world.host();
     let mount = world.activate(&host);
     let open = std::fs::File::create(mount.path.join("open.txt")).unwrap();
+    // It is being emptied already, with a day of patience for that file: a ban does not wait for it.
+    world.operator.mooring(&format!("hosts drain {}", host.id));
+    eventually("the unmount is under way", Duration::from_secs(20), || {
+        let log = host.agent_log();
+        if log.contains("action=Stop") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
     let told = Instant::now();
     world
         .operator

@@ -123,6 +123,17 @@ impl Mounter {
         Ok(Stopped::Done)
     }
 
+    /// Ends a run whoever uses it: files that are open fail from now on, and no mount without a program stays behind.
+    pub fn give_up(&self, record: &Record) {
+        self.keeper.forget(record.assignment_uid);
+        if record.phase != Phase::Detached
+            && let Err(error) = fuse::detach(&record.path)
+        {
+            tracing::error!(path = %record.path.display(), %error, "a mount cannot be taken away; unmount it by hand");
+        }
+        record.worker.kill();
+    }
+
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
         let record = self.runs.read(uid);

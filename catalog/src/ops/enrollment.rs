@@ -155,6 +155,10 @@ impl Catalog {
         }
         let writing = self.write().await?;
         let host = host_of(&writing, identity).await?;
+        // Somebody may have banned it while this waited for its turn to write.
+        if let Some(ban) = self.ban_statement(&host)? {
+            return Ok(Answered::Banned(ban));
+        }
         let (_, issued) = self.certify(&writing, host, csr_pem).await?;
         // Twice a day for every host: noted with the host, but no mutation that anybody made.
         writing.commit_unrecorded().await?;

@@ -158,8 +158,26 @@ impl Catalog {
         Ok(())
     }
 
-    /// A host whose mounts would be nobody's. One that is lost or banned cannot be drained any more.
+    /// A host whose mounts would be nobody's. One that is lost or banned cannot be drained any more; but a ban is told
+    /// by the host's row alone, so that stays until the ban has been carried out.
     async fn check_empty(&self, snapshot: &Snapshot, host: &Host) -> Result<(), Error> {
+        if host.ban.is_some() {
+            let counts = store::assignment::counts_of_hosts(snapshot, [host.meta.uid]).await?;
+            let name = &host.name;
+            return match counts.get(&host.meta.uid) {
+                None | Some(0) => Ok(()),
+                Some(_) => Err(Error::Precondition {
+                    reason: "BanNotCarriedOut",
+                    subject: name.to_string(),
+                    problem: format!(
+                        "{name} is banned and has not reported yet that its mounts are gone; once deleted it would never \
+                         hear of the ban, and keep its mounts and keys; wait for it, or, if the machine is destroyed: \
+                         mooring hosts delete {} --force",
+                        name.id()
+                    ),
+                }),
+            };
+        }
         if !self.host_state(snapshot, host, 1).is_waited_for() {
             return Ok(());
         }

@@ -124,6 +124,10 @@ impl Catalog {
         }
         let writing = self.write().await?;
         let host = known(store::host::by_uid(&writing, host_uid).await?)?;
+        // Somebody may have banned it while this waited for its turn to write.
+        if let Some(ban) = self.ban_statement(&host)? {
+            return Ok(Answered::Banned(ban));
+        }
         let name = host.name.to_string();
         let (_, issued) = self.certify(&writing, host, csr_pem).await?;
         writing.commit_unrecorded().await?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect,
@@ -165,10 +165,41 @@ pub async fn remove(
         .await
         .map_err(failed)?;
     rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
+    hurry(
+        writing,
+        assignment::Column::ActivationUid.eq(activation_uid),
+        removal,
+        revision,
+    )
+    .await
+}
+
+/// Gives removals under way this grace if theirs is longer: what was to wait for a day may have to go now.
+async fn hurry(
+    writing: &Writing,
+    which: SimpleExpr,
+    removal: &RemovalOrder,
+    revision: i64,
+) -> Result<(), Error> {
+    let grace = millis(removal.grace);
+    let rows = assignment::Entity::update_many()
+        .col_expr(assignment::Column::Revision, Expr::value(revision))
+        .col_expr(assignment::Column::RemovalGrace, Expr::value(grace))
+        .filter(
+            Condition::all()
+                .add(which)
+                .add(assignment::Column::RemovalReason.is_not_null())
+                .add(assignment::Column::RemovalGrace.gt(grace)),
+        )
+        .exec_with_returning(writing.db())
+        .await
+        .map_err(failed)?;
+    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
     Ok(())
 }
 
-/// Turns every assignment of a host into a removal, and gives removals under way this reason and grace too if `all`.
+/// Turns every assignment of a host into a removal, shortens the graces of removals under way, and gives them this
+/// reason too if `all`.
 /// The host's stream is woken even if it has none: it may have more to be told.
 pub async fn remove_of_host(
     writing: &Writing,
@@ -194,7 +225,13 @@ pub async fn remove_of_host(
         .await
         .map_err(failed)?;
     writing.orders_changed(host_uid);
-    Ok(())
+    hurry(
+        writing,
+        assignment::Column::HostUid.eq(host_uid),
+        removal,
+        revision,
+    )
+    .await
 }
 
 /// How many assignments and removals each of these hosts has.

@@ -1,6 +1,6 @@
 //! Rows of join tokens. Of a token only its SHA-256 is stored, and it is consumed in one statement.
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
     ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
 };
@@ -101,7 +101,12 @@ pub async fn insert_use(
         subject_uid,
         use_time: micros(writing.now()),
     };
+    // A machine that joins again later with the same keys, say after its host was deleted, is another subject.
+    let again = OnConflict::columns([join_use::Column::TokenUid, join_use::Column::KeySha256])
+        .update_columns([join_use::Column::SubjectUid, join_use::Column::UseTime])
+        .to_owned();
     join_use::Entity::insert(row.into_active_model())
+        .on_conflict(again)
         .exec_without_returning(writing.db())
         .await
         .map_err(failed)?;

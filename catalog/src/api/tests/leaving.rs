@@ -61,9 +61,13 @@ impl World {
     }
 
     async fn drain(&self, host: &TestHost) -> pb::Host {
+        self.drain_within(host, None).await
+    }
+
+    async fn drain_within(&self, host: &TestHost, grace: Option<Duration>) -> pb::Host {
         let body = pb::DrainHostRequest {
             name: host.name.clone(),
-            grace: None,
+            grace: grace.map(|grace| grace.try_into().unwrap()),
         };
         let host = self.api.drain_host(request(&self.operator, body)).await;
         host.unwrap().into_inner()
@@ -223,6 +227,21 @@ async fn a_host_with_mounts_is_deleted_only_by_force() {
 }
 
 #[tokio::test]
+async fn an_unmount_that_waits_is_given_the_shorter_grace_of_a_later_order_and_never_a_longer_one() {
+    let (world, one, _) = world().await;
+    let grace = async || {
+        let orders = one.orders_since(&world, 0).await;
+        orders.removals[0].removal.as_ref().unwrap().grace
+    };
+    world.drain(&one).await;
+    assert_eq!(grace().await, Duration::from_secs(24 * 3600));
+    world.drain_within(&one, Some(Duration::from_secs(60))).await;
+    assert_eq!(grace().await, Duration::from_secs(60));
+    world.drain(&one).await;
+    assert_eq!(grace().await, Duration::from_secs(60));
+}
+
+#[tokio::test]
 async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
     let (world, one, two) = world().await;
     let banned = world.ban(&one).await;
@@ -266,7 +285,9 @@ async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
         .deactivate(&world.operator, "projects/ml/activations/reports-gpu")
         .await;
     assert!(!ended.message.contains("gpu-1"), "{}", ended.message);
-    world.delete(&one, false).await.unwrap();
+    let refused = world.delete(&one, false).await.unwrap_err();
+    assert!(refused.message().contains("never hear"), "{}", refused.message());
+    world.delete(&one, true).await.unwrap();
 }
 
 impl crate::api::Api {
