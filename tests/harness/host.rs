@@ -178,10 +178,13 @@ impl Drop for Host {
         let workers = || {
             let left = self.workers();
             if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{left:?} are left"))
+                return Ok(());
             }
+            let words = left.iter().map(|pid| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
+            });
+            Err(words.collect::<Vec<_>>().join("; "))
         };
         if std::thread::panicking() {
             for pid in self.workers() {
@@ -190,7 +193,8 @@ impl Drop for Host {
         } else {
             eventually(
                 "workers end when their mounts are gone",
-                Duration::from_secs(10),
+                // GeeseFS uploads what it has only closed before it ends.
+                Duration::from_secs(30),
                 workers,
             );
         }

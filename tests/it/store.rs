@@ -14,7 +14,7 @@ use mooring_fs::credentials::{AccessKey, Credential, LiveCredential};
 use mooring_fs::store::address::AddressRules;
 use mooring_fs::store::s3::{S3Options, S3Store};
 use mooring_fs::store::{
-    Deadlines, ETag, Key, ListRequest, ObjectStore, StoreError, UploadBody, WriteCondition,
+    Deadlines, ETag, Key, ListRequest, ObjectStore, StoreError, UploadBody, WriteCondition, standard,
 };
 use mooring_tests::{Store, folder, store, versitygw};
 use zeroize::Zeroizing;
@@ -165,11 +165,17 @@ async fn remove_all(store: &S3Store, prefix: &str) {
     }
 }
 
+/// Metadata of a person's own, and a header of S3's: a store always tells some content type.
+fn carried(name: &str, value: &str) -> BTreeMap<String, String> {
+    let header = (standard::CONTENT_TYPE.to_owned(), "text/csv".to_owned());
+    BTreeMap::from([(name.to_owned(), value.to_owned()), header])
+}
+
 async fn objects_are_written_read_in_ranges_and_described(bucket: Bucket) {
     let store = &*bucket.s3;
     let key = Key::new("contract/object");
     let bytes = some_bytes(300_000);
-    let metadata = BTreeMap::from([("mooring-commit".to_owned(), "42".to_owned())]);
+    let metadata = carried("mooring-commit", "42");
     let etag = store
         .put(
             &key,
@@ -236,7 +242,7 @@ async fn uploads_are_made_of_parts_and_copies_or_given_up(bucket: Bucket) {
     let (source, key) = (Key::new("parts/source +%é"), Key::new("parts/target"));
     let bytes = some_bytes(12 * 1024 * 1024);
     let etag = put(store, &source, bytes.clone()).await;
-    let metadata = BTreeMap::from([("name".to_owned(), "value".to_owned())]);
+    let metadata = carried("name", "value");
     let upload = store.create_upload(&key, &metadata).await.unwrap();
     let five = 5 * 1024 * 1024;
     let first = store
@@ -426,8 +432,8 @@ async fn put_control_characters(store: &S3Store) -> Vec<String> {
 async fn copies_keep_or_replace_metadata(bucket: Bucket) {
     let store = &*bucket.s3;
     let (source, target) = (Key::new("copies/a"), Key::new("copies/b"));
-    let old = BTreeMap::from([("mode".to_owned(), "0644".to_owned())]);
-    let new = BTreeMap::from([("mode".to_owned(), "0600".to_owned())]);
+    let old = carried("mode", "0644");
+    let new = carried("mode", "0600");
     store
         .put(&source, UploadBody::Bytes("x".into()), &old, WriteCondition::None)
         .await
