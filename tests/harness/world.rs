@@ -351,6 +351,11 @@ fn start_catalog(folder: &Path) -> Process {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // Bare mount points of hosts that a story has made by itself cannot be removed as long as they are immutable.
+        let _ = Command::new("chattr")
+            .args(["-R", "-f", "-i"])
+            .arg(self.folder.path())
+            .output();
         if std::thread::panicking() {
             return;
         }

@@ -25,8 +25,9 @@ enum Old {
 
 /// A connector with a key of its own, mounted.
 struct Rotated {
-    world: World,
+    // Dropped first: the world's folder goes last.
     host: Host,
+    world: World,
     keys: Vec<(String, String)>,
 }
 

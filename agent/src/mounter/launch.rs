@@ -114,9 +114,12 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// The service manager refuses, or the program ended at once.
+    /// The service manager refuses.
     #[error("{0}")]
     Refused(String),
+    /// The program ended before it could be told from another one; its log has its words.
+    #[error("it ended at once")]
+    Ended,
 }
 
 /// The unit of an assignment's mount.
@@ -174,10 +177,7 @@ fn detached(launch: &Launch<'_>, log: File) -> Result<Process, LaunchError> {
     // Whoever ends it, or waits for its end, reaps it; see [`Process::reap`].
     let Some(process) = Process::of_pid(child.id()) else {
         let _ = child.wait();
-        return Err(LaunchError::Refused(format!(
-            "{} ended at once",
-            launch.program.display()
-        )));
+        return Err(LaunchError::Ended);
     };
     // A preference; without it the mount is as likely to be killed as any other program.
     let _ = std::fs::write(
@@ -202,12 +202,7 @@ fn in_unit(launch: &Launch<'_>) -> Result<Process, LaunchError> {
             &format!("{name}.service"),
         ]))?;
         let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().unwrap_or(0);
-        return Process::of_pid(pid).ok_or_else(|| {
-            LaunchError::Refused(format!(
-                "{} ended at once, in the unit {name}",
-                launch.program.display()
-            ))
-        });
+        return Process::of_pid(pid).ok_or(LaunchError::Ended);
     }
     Err(LaunchError::Refused(match refusal {
         Some(refusal) => format!("systemd does not start it: {refusal}"),

@@ -9,7 +9,7 @@ use mooring_proto::agent::v1 as pb;
 use prost::Message;
 use uuid::Uuid;
 
-use super::launch::{self, Duty, Launch};
+use super::launch::{self, Duty, Launch, LaunchError};
 use super::through::{Touched, touch};
 use super::worker::{Worker, WorkerError};
 use super::{MountError, Mounter, fuse, mountpoint, words};
@@ -263,11 +263,12 @@ impl Mounter {
             log: &log,
             duty: Duty::Serves,
         };
-        self.launcher.start(&launch).map_err(|error| {
-            MountError::host(
+        self.launcher.start(&launch).map_err(|error| match error {
+            LaunchError::Ended => self.ended(uid, "its worker ended at once"),
+            LaunchError::Log(_) | LaunchError::Starter { .. } | LaunchError::Refused(_) => MountError::host(
                 "WorkerMissing",
                 format!("cannot start {}: {error}", self.programs.mooring_fs.display()),
-            )
+            ),
         })
     }
 
