@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::eventually;
 use crate::mounts;
@@ -158,14 +158,16 @@ impl Host {
         entries
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .filter(|pid: &u32| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).into_owned();
-                let serves = ["mooring-fs", "bin/geesefs", "bin/s3fs"];
+                let line = command_line(*pid);
+                let serves = ["mooring-fs", GEESEFS, "bin/s3fs"];
                 serves.iter().any(|program| line.contains(program)) && line.contains(&marker)
             })
             .collect()
     }
 }
+
+/// How its program is called in a host's folder.
+const GEESEFS: &str = "bin/geesefs";
 
 impl Drop for Host {
     fn drop(&mut self) {
@@ -174,17 +176,19 @@ impl Drop for Host {
         }
         self.kill_agent();
         mounts::detach_below(&self.folder);
-        // Workers end by themselves when their mounts are gone; one that does not is a defect.
+        // Workers end by themselves when their mounts are gone; one of ours that does not is a defect.
         let workers = || {
-            let left = self.workers();
-            if left.is_empty() {
-                return Ok(());
+            let words: Vec<String> = self
+                .workers()
+                .into_iter()
+                .map(|pid| format!("{pid}: {}", command_line(pid)))
+                .filter(|line| !line.contains(GEESEFS))
+                .collect();
+            if words.is_empty() {
+                Ok(())
+            } else {
+                Err(words.join("; "))
             }
-            let words = left.iter().map(|pid| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
-            });
-            Err(words.collect::<Vec<_>>().join("; "))
         };
         if std::thread::panicking() {
             for pid in self.workers() {
@@ -193,10 +197,10 @@ impl Drop for Host {
         } else {
             eventually(
                 "workers end when their mounts are gone",
-                // GeeseFS uploads what it has only closed before it ends.
-                Duration::from_secs(30),
+                Duration::from_secs(10),
                 workers,
             );
+            self.end_geesefs();
         }
         // Bare mount points cannot be removed as long as they are immutable.
         let _ = Command::new("chattr")
@@ -207,6 +211,23 @@ impl Drop for Host {
 }
 
 impl Host {
+    /// GeeseFS may upload before it ends, and was seen to live on without its mount for longer than that takes. The agent
+    /// leaves it alone, since it cannot tell the one from the other; here nothing may be left.
+    fn end_geesefs(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) && !self.workers().is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for pid in self.workers() {
+            eprintln!(
+                "ended by the story's host, since it did not end by itself: {}",
+                command_line(pid)
+            );
+            self.print_worker_logs();
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
+        }
+    }
+
     fn print_worker_logs(&self) {
         let logs = Command::new("find")
             .arg(self.folder.join("run"))
@@ -221,4 +242,10 @@ impl Host {
             }
         }
     }
+}
+
+/// What a process was started with; empty when it is gone.
+fn command_line(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
 }
