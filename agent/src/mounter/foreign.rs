@@ -24,14 +24,13 @@ use uuid::Uuid;
 
 use super::fuse::Unmounted;
 use super::launch::{self, Duty, Launch};
-use super::native::{EXIT_PATIENCE, describe, no_credential};
+use super::native::{EXIT_PATIENCE, describe, launching, no_credential};
 use super::{MountError, Mounter, fuse, mountpoint, words};
 use crate::backends::Foreign;
 use crate::desired::{About, Spec};
-use crate::facts;
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
-use crate::observed::record::{Phase, Record, Serving, Successions};
+use crate::observed::record::{Phase, Record, Serving};
 use keys::Keys;
 
 /// How long a program may take to mount: it asks the store first, or soon after.
@@ -115,27 +114,7 @@ impl Mounter {
             Foreign::Geesefs => geesefs::arguments(&order, &keys)?,
             Foreign::S3fs => s3fs::arguments(&order, &keys)?,
         };
-        let record = |worker| Record {
-            assignment_uid: about.uid,
-            generation: about.generation,
-            spec_hash: about.spec_hash.clone(),
-            boot_id: facts::boot_id(),
-            phase: Phase::Launching,
-            path: path.clone(),
-            worker,
-            secret_version: sealed.secret_version.clone(),
-            key_fingerprint: sealed.fingerprint.clone(),
-            activation: about.activation.clone(),
-            connector: about.connector.clone(),
-            read_only: serving.read_only,
-            unix_group: about.unix_group.clone(),
-            serves: Some(serving.clone()),
-            started_for: None,
-            taken_over_by: None,
-            succession: None,
-            successions: Successions::default(),
-            mount_time: None,
-        };
+        let record = |worker| launching(about, sealed, &serving, &path, None, worker);
         give_key(program, &keys, about.uid, &credential)?;
         let outcome = self.run_foreign(program, &executable, about.uid, &path, &arguments, record);
         if outcome.is_err() {

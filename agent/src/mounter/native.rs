@@ -76,27 +76,7 @@ impl Mounter {
             succession: Some(succession.clone()),
             credential,
         })?;
-        let record = |worker| Record {
-            assignment_uid: about.uid,
-            generation: about.generation,
-            spec_hash: about.spec_hash.clone(),
-            boot_id: facts::boot_id(),
-            phase: Phase::Launching,
-            path: path.clone(),
-            worker,
-            secret_version: sealed.secret_version.clone(),
-            key_fingerprint: sealed.fingerprint.clone(),
-            activation: about.activation.clone(),
-            connector: about.connector.clone(),
-            read_only: serving.read_only,
-            unix_group: about.unix_group.clone(),
-            serves: Some(serving.clone()),
-            started_for: None,
-            taken_over_by: None,
-            succession: Some(succession.clone()),
-            successions: Successions::default(),
-            mount_time: None,
-        };
+        let record = |worker| launching(about, sealed, &serving, &path, Some(succession.clone()), worker);
         let outcome = self.run_worker(about.uid, &path, config, record);
         if outcome.is_err() {
             self.runs.remove_succession(&succession);
@@ -392,6 +372,38 @@ impl Mounter {
         self.runs
             .write(record)
             .map_err(|error| MountError::host("HostError", describe(&error)))
+    }
+}
+
+/// What is noted of a mount whose program has just been started, whichever it is.
+pub(super) fn launching(
+    about: &About,
+    sealed: &SealedCredential,
+    serving: &Serving,
+    path: &Path,
+    succession: Option<PathBuf>,
+    worker: Process,
+) -> Record {
+    Record {
+        assignment_uid: about.uid,
+        generation: about.generation,
+        spec_hash: about.spec_hash.clone(),
+        boot_id: facts::boot_id(),
+        phase: Phase::Launching,
+        path: path.to_owned(),
+        worker,
+        secret_version: sealed.secret_version.clone(),
+        key_fingerprint: sealed.fingerprint.clone(),
+        activation: about.activation.clone(),
+        connector: about.connector.clone(),
+        read_only: serving.read_only,
+        unix_group: about.unix_group.clone(),
+        serves: Some(serving.clone()),
+        started_for: None,
+        taken_over_by: None,
+        succession,
+        successions: Successions::default(),
+        mount_time: None,
     }
 }
 
