@@ -131,75 +131,25 @@ pub async fn send_again(
     connectors: impl IntoIterator<Item = Uuid>,
     revision: i64,
 ) -> Result<(), Error> {
-    let rows = assignment::Entity::update_many()
-        .col_expr(assignment::Column::Revision, Expr::value(revision))
-        .filter(assignment::Column::ConnectorUid.is_in(connectors))
-        .filter(assignment::Column::RemovalReason.is_null())
-        .exec_with_returning(writing.db())
-        .await
-        .map_err(failed)?;
-    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
-    Ok(())
+    let which = Condition::all()
+        .add(assignment::Column::ConnectorUid.is_in(connectors))
+        .add(assignment::Column::RemovalReason.is_null());
+    change(writing, which, revision, []).await
 }
 
-/// Turns every assignment of an activation into a removal.
+/// Turns every assignment of an activation into a removal, and shortens the graces of removals under way.
 pub async fn remove(
     writing: &Writing,
     activation_uid: Uuid,
     removal: &RemovalOrder,
     revision: i64,
 ) -> Result<(), Error> {
-    let rows = assignment::Entity::update_many()
-        .col_expr(assignment::Column::Revision, Expr::value(revision))
-        .col_expr(assignment::Column::RemovalReason, Expr::value(removal.reason))
-        .col_expr(
-            assignment::Column::RemovalGrace,
-            Expr::value(millis(removal.grace)),
-        )
-        .filter(
-            Condition::all()
-                .add(assignment::Column::ActivationUid.eq(activation_uid))
-                .add(assignment::Column::RemovalReason.is_null()),
-        )
-        .exec_with_returning(writing.db())
-        .await
-        .map_err(failed)?;
-    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
-    hurry(
-        writing,
-        assignment::Column::ActivationUid.eq(activation_uid),
-        removal,
-        revision,
-    )
-    .await
+    let which = assignment::Column::ActivationUid.eq(activation_uid);
+    order_removals(writing, &which, removal, revision).await
 }
 
-/// Gives removals under way this grace if theirs is longer: what was to wait for a day may have to go now.
-async fn hurry(
-    writing: &Writing,
-    which: SimpleExpr,
-    removal: &RemovalOrder,
-    revision: i64,
-) -> Result<(), Error> {
-    let grace = millis(removal.grace);
-    let rows = assignment::Entity::update_many()
-        .col_expr(assignment::Column::Revision, Expr::value(revision))
-        .col_expr(assignment::Column::RemovalGrace, Expr::value(grace))
-        .filter(
-            Condition::all()
-                .add(which)
-                .add(assignment::Column::RemovalReason.is_not_null())
-                .add(assignment::Column::RemovalGrace.gt(grace)),
-        )
-        .exec_with_returning(writing.db())
-        .await
-        .map_err(failed)?;
-    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
-    Ok(())
-}
-
-/// Turns every assignment of a host into a removal, shortens the graces of removals under way, and gives them this
-/// reason too if `all`.
+/// Turns every assignment of a host into a removal, and shortens the graces of removals under way; with `all` these
+/// are given this reason and grace whatever theirs were.
 /// The host's stream is woken even if it has none: it may have more to be told.
 pub async fn remove_of_host(
     writing: &Writing,
@@ -208,30 +158,62 @@ pub async fn remove_of_host(
     revision: i64,
     all: bool,
 ) -> Result<(), Error> {
-    let live = (!all).then(|| assignment::Column::RemovalReason.is_null());
-    assignment::Entity::update_many()
-        .col_expr(assignment::Column::Revision, Expr::value(revision))
-        .col_expr(assignment::Column::RemovalReason, Expr::value(removal.reason))
-        .col_expr(
-            assignment::Column::RemovalGrace,
-            Expr::value(millis(removal.grace)),
-        )
-        .filter(
-            Condition::all()
-                .add(assignment::Column::HostUid.eq(host_uid))
-                .add_option(live),
-        )
-        .exec(writing.db())
-        .await
-        .map_err(failed)?;
     writing.orders_changed(host_uid);
-    hurry(
-        writing,
-        assignment::Column::HostUid.eq(host_uid),
-        removal,
-        revision,
-    )
-    .await
+    let which = assignment::Column::HostUid.eq(host_uid);
+    if all {
+        change(writing, Condition::all().add(which), revision, ordered(removal)).await
+    } else {
+        order_removals(writing, &which, removal, revision).await
+    }
+}
+
+/// Turns assignments into removals. Removals under way are given this grace if theirs is longer: what was to wait for a
+/// day may have to go now.
+async fn order_removals(
+    writing: &Writing,
+    which: &SimpleExpr,
+    removal: &RemovalOrder,
+    revision: i64,
+) -> Result<(), Error> {
+    let live = Condition::all()
+        .add(which.clone())
+        .add(assignment::Column::RemovalReason.is_null());
+    change(writing, live, revision, ordered(removal)).await?;
+    let slower = Condition::all()
+        .add(which.clone())
+        .add(assignment::Column::RemovalReason.is_not_null())
+        .add(assignment::Column::RemovalGrace.gt(millis(removal.grace)));
+    change(writing, slower, revision, [grace(removal)]).await
+}
+
+type Change = (assignment::Column, SimpleExpr);
+
+fn ordered(removal: &RemovalOrder) -> [Change; 2] {
+    let reason = Expr::value(removal.reason);
+    [(assignment::Column::RemovalReason, reason), grace(removal)]
+}
+
+fn grace(removal: &RemovalOrder) -> Change {
+    let grace = Expr::value(millis(removal.grace));
+    (assignment::Column::RemovalGrace, grace)
+}
+
+/// Changes rows, and has the streams of their hosts woken.
+async fn change(
+    writing: &Writing,
+    which: Condition,
+    revision: i64,
+    changes: impl IntoIterator<Item = Change>,
+) -> Result<(), Error> {
+    let update = assignment::Entity::update_many()
+        .col_expr(assignment::Column::Revision, Expr::value(revision))
+        .filter(which);
+    let update = changes
+        .into_iter()
+        .fold(update, |update, (column, value)| update.col_expr(column, value));
+    let rows = update.exec_with_returning(writing.db()).await.map_err(failed)?;
+    rows.iter().for_each(|row| writing.orders_changed(row.host_uid));
+    Ok(())
 }
 
 /// How many assignments and removals each of these hosts has.
