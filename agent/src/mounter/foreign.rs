@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::fuse::Unmounted;
 use super::launch::{self, Duty, Launch};
-use super::native::{EXIT_PATIENCE, describe, launching, no_credential};
+use super::native::{EXIT_PATIENCE, describe, launching, no_credential, with_key};
 use super::{MountError, Mounter, fuse, mountpoint, words};
 use crate::backends::Foreign;
 use crate::desired::{About, Spec};
@@ -136,11 +136,7 @@ impl Mounter {
         match program {
             Foreign::Geesefs => {
                 give_key(program, &self.keys(), record.cache_of(), &credential)?;
-                self.write(&Record {
-                    secret_version: sealed.secret_version.clone(),
-                    key_fingerprint: sealed.fingerprint.clone(),
-                    ..record.clone()
-                })?;
+                self.write(&with_key(record, sealed))?;
                 Ok(status())
             }
             Foreign::S3fs => {

@@ -126,11 +126,7 @@ impl Mounter {
         let status = Worker::connect(&self.runs.control_socket(record.assignment_uid))
             .and_then(|worker| worker.set_credential(credential))
             .map_err(|error| worker_failed(&error))?;
-        self.write(&Record {
-            secret_version: sealed.secret_version.clone(),
-            key_fingerprint: sealed.fingerprint.clone(),
-            ..record.clone()
-        })?;
+        self.write(&with_key(record, sealed))?;
         Ok(status)
     }
 
@@ -404,6 +400,15 @@ pub(super) fn launching(
         succession,
         successions: Successions::default(),
         mount_time: None,
+    }
+}
+
+/// The record of a mount that has been given this key.
+pub(super) fn with_key(record: &Record, sealed: &SealedCredential) -> Record {
+    Record {
+        secret_version: sealed.secret_version.clone(),
+        key_fingerprint: sealed.fingerprint.clone(),
+        ..record.clone()
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use mooring_control::WorkerStatus;
 
-use super::native::{EXIT_PATIENCE, Share, TOUCH_TIMEOUT, describe, no_credential, worker_failed};
+use super::native::{EXIT_PATIENCE, Share, TOUCH_TIMEOUT, describe, no_credential, with_key, worker_failed};
 use super::through::{Touched, touch};
 use super::worker::Worker;
 use super::{MountError, Mounter, mountpoint};
@@ -130,11 +130,7 @@ impl Mounter {
             let resend = worker
                 .succeed(config, descriptor.as_fd())
                 .map_err(|error| self.ended(uid, &worker_failed(&error).to_string()))?;
-            let noted = Record {
-                secret_version: sealed.secret_version.clone(),
-                key_fingerprint: sealed.fingerprint.clone(),
-                ..record.clone()
-            };
+            let noted = with_key(record, sealed);
             self.install(&noted, cause, &worker, process, &socket, resend)
         });
         if outcome.is_err() {

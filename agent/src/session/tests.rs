@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::path::Path;
 
+use mooring_identity::{CredentialPaths, Credentials};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::fake::FakeCatalog;
 use super::*;
-use crate::host::credential_paths;
+use crate::host::{Host, credential_paths};
 use crate::ledger::LedgerError;
 use crate::renewal::Renewal;
 
@@ -32,9 +33,7 @@ impl World {
         let host = enroll(dir.path(), &catalog).await.unwrap();
         let ledger = Arc::new(Ledger::open(dir.path()).unwrap());
         prepare(&catalog, &ledger);
-        let credentials = mooring_identity::Credentials::load(&credential_paths(dir.path()))
-            .unwrap()
-            .unwrap();
+        let credentials = Credentials::load(&credential_paths(dir.path())).unwrap().unwrap();
         let tls = ClientTls::new(&credentials).unwrap();
         let (expires, renewed) = watch::channel(credentials.not_after());
         let (state_sender, state) = watch::channel(SessionState::default());
@@ -135,7 +134,7 @@ async fn an_identity_is_given_up_only_when_its_catalog_refuses_it() {
     let dir = tempfile::tempdir().unwrap();
     let host = enroll(dir.path(), &catalog).await.unwrap();
     let paths = credential_paths(dir.path());
-    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    let credentials = Credentials::load(&paths).unwrap().unwrap();
     assert_eq!(standing(&host, &credentials).await.unwrap(), Standing::Accepted);
     catalog.state(|state| state.deleted = true);
     let refused = standing(&host, &credentials).await.unwrap();
@@ -262,17 +261,14 @@ async fn reports_come_with_every_change_and_with_every_heartbeat() {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it() {
-    let stop = CancellationToken::new();
-    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
-    catalog.state(|state| state.life = Duration::from_secs(2));
-    let dir = tempfile::tempdir().unwrap();
-    let host = enroll(dir.path(), &catalog).await.unwrap();
-    let paths = credential_paths(dir.path());
-    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+/// Has the certificate of a host renewed, and checks that the new one is on disk and in use. The renewal goes on.
+async fn renewed_once(
+    host: &Host,
+    credentials: Credentials,
+    paths: CredentialPaths,
+    stop: &CancellationToken,
+) -> TaskTracker {
     let first_end = credentials.not_after();
-    catalog.state(|state| state.life = Duration::from_secs(3600));
     let tls = ClientTls::new(&credentials).unwrap();
     let (expires, mut renewed) = watch::channel(first_end);
     let renewal = Renewal {
@@ -281,7 +277,7 @@ async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it
         credentials,
         paths: paths.clone(),
         tls,
-        endpoint: host.endpoint,
+        endpoint: host.endpoint.clone(),
         clock: Clock::system(),
         expires,
     };
@@ -292,9 +288,23 @@ async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it
         .await
         .unwrap()
         .unwrap();
-    let on_disk = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
+    let on_disk = Credentials::load(&paths).unwrap().unwrap();
     assert!(on_disk.not_after() > first_end);
     assert_eq!(*renewed.borrow(), on_disk.not_after());
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_before_its_end_and_the_session_goes_on_with_it() {
+    let stop = CancellationToken::new();
+    let catalog = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    catalog.state(|state| state.life = Duration::from_secs(2));
+    let dir = tempfile::tempdir().unwrap();
+    let host = enroll(dir.path(), &catalog).await.unwrap();
+    let paths = credential_paths(dir.path());
+    let credentials = Credentials::load(&paths).unwrap().unwrap();
+    catalog.state(|state| state.life = Duration::from_secs(3600));
+    let tasks = renewed_once(&host, credentials, paths, &stop).await;
     stop.cancel();
     tasks.wait().await;
 }
@@ -307,8 +317,7 @@ async fn a_host_whose_certificate_has_ended_recovers_with_its_key_also_when_repl
     let dir = tempfile::tempdir().unwrap();
     let host = enroll(dir.path(), &catalog).await.unwrap();
     let paths = credential_paths(dir.path());
-    let credentials = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
-    let first_end = credentials.not_after();
+    let credentials = Credentials::load(&paths).unwrap().unwrap();
     // Off until it has ended: seconds count in certificates.
     eventually("the certificate has ended", || async {
         !credentials.is_valid_at(Clock::system().now())
@@ -318,28 +327,7 @@ async fn a_host_whose_certificate_has_ended_recovers_with_its_key_also_when_repl
         state.life = Duration::from_secs(3600);
         state.lose_replies = 2;
     });
-    let tls = ClientTls::new(&credentials).unwrap();
-    let (expires, mut renewed) = watch::channel(first_end);
-    let renewal = Renewal {
-        bans: BanDesk::new(credentials.ca_pem(), host.uid),
-        host_uid: host.uid,
-        credentials,
-        paths: paths.clone(),
-        tls,
-        endpoint: host.endpoint,
-        clock: Clock::system(),
-        expires,
-    };
-    let tasks = TaskTracker::new();
-    tasks.spawn(renewal.run(stop.clone()));
-    tasks.close();
-    tokio::time::timeout(Duration::from_secs(5), renewed.changed())
-        .await
-        .unwrap()
-        .unwrap();
-    let on_disk = mooring_identity::Credentials::load(&paths).unwrap().unwrap();
-    assert!(on_disk.not_after() > first_end);
-    assert_eq!(*renewed.borrow(), on_disk.not_after());
+    let tasks = renewed_once(&host, credentials, paths, &stop).await;
     assert_eq!(catalog.state(|state| (state.counts[1], state.recoveries)), (0, 3));
     stop.cancel();
     tasks.wait().await;
