@@ -73,6 +73,16 @@ impl World {
         }
     }
 
+    /// Opens what the kernel asks for once only.
+    async fn open(&self, ino: Ino, access: Access, truncate: bool) -> Opened {
+        let opened = self.fs.open(ino, access, truncate, &Attempt::unrecorded()).await;
+        opened.unwrap()
+    }
+
+    fn write_at(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        self.fs.write(handle, offset, data, &Attempt::unrecorded())
+    }
+
     async fn find(&self, path: &str) -> Result<Ino, FsError> {
         let mut at = ROOT;
         for component in path.split('/').filter(|component| !component.is_empty()) {
@@ -355,10 +365,7 @@ async fn a_failed_close_says_so_and_the_bytes_stay_until_they_are_uploaded() {
         .await
         .unwrap();
     let ino = found.attributes.ino;
-    world
-        .fs
-        .write(opened.handle, 0, b"precious", &Attempt::unrecorded())
-        .unwrap();
+    world.write_at(opened.handle, 0, b"precious").unwrap();
     let unreachable = StoreError::Unavailable {
         reason: "no route".to_owned(),
     };
@@ -406,10 +413,7 @@ async fn a_modification_time_is_kept_and_stored_with_the_next_write() {
         .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse, &Attempt::unrecorded())
         .await
         .unwrap();
-    world
-        .fs
-        .write(opened.handle, 0, b"x", &Attempt::unrecorded())
-        .unwrap();
+    world.write_at(opened.handle, 0, b"x").unwrap();
     world
         .fs
         .set_attributes(found.attributes.ino, Some(opened.handle), change)
@@ -516,10 +520,7 @@ async fn everything_that_waits_is_uploaded_at_the_end_although_one_file_fails() 
             .create_or_open(ROOT, &file, WRITE, Existing::Refuse, &Attempt::unrecorded())
             .await
             .unwrap();
-        world
-            .fs
-            .write(opened.handle, 0, b"x", &Attempt::unrecorded())
-            .unwrap();
+        world.write_at(opened.handle, 0, b"x").unwrap();
     }
     let refused = StoreError::Denied {
         code: "AccessDenied".to_owned(),
@@ -536,15 +537,8 @@ async fn a_small_object_that_somebody_changes_during_an_edit_keeps_both_versions
     let world = World::new();
     world.store.insert("f", "0123456789");
     let ino = world.find("f").await.unwrap();
-    let opened = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
-    world
-        .fs
-        .write(opened.handle, 3, b"XY", &Attempt::unrecorded())
-        .unwrap();
+    let opened = world.open(ino, WRITE, false).await;
+    world.write_at(opened.handle, 3, b"XY").unwrap();
     while !world.fs.edit(ino).unwrap().missing(0..10).is_empty() {
         tokio::task::yield_now().await;
     }

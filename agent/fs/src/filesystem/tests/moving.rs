@@ -153,18 +153,11 @@ async fn what_is_written_to_a_file_while_another_replaces_it_does_not_come_after
     world.write("new", b"new").await.unwrap();
     world.write("target", b"old").await.unwrap();
     let target = world.find("target").await.unwrap();
-    let opened = world
-        .fs
-        .open(target, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let opened = world.open(target, WRITE, false).await;
     slow(&world, Call::Copy);
     let write = async {
         sleep(MEANWHILE).await;
-        world
-            .fs
-            .write(opened.handle, 0, b"late", &Attempt::unrecorded())
-            .unwrap();
+        world.write_at(opened.handle, 0, b"late").unwrap();
         world.close(opened.handle).await
     };
     let (replaced, closed) = tokio::join!(world.rename("new", "target"), write);

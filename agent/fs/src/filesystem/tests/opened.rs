@@ -8,11 +8,7 @@ async fn an_open_file_that_is_removed_or_replaced_keeps_its_bytes() {
     world.store.insert("f", "first");
     world.store.insert("g", "second");
     let ino = world.find("f").await.unwrap();
-    let opened = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let opened = world.open(ino, READ, false).await;
     world.rename("g", "f").await.unwrap();
     assert_eq!(world.fs.read(opened.handle, 0, 100).await.unwrap(), "first");
     assert_eq!(world.read("f").await.unwrap(), b"second");
@@ -35,16 +31,9 @@ async fn bytes_of_an_open_file_outlive_its_removal_also_if_its_writer_is_release
             .create_or_open(ROOT, &name("f"), WRITE, Existing::Refuse, &Attempt::unrecorded())
             .await
             .unwrap();
-        world
-            .fs
-            .write(writing.handle, 0, b"first", &Attempt::unrecorded())
-            .unwrap();
+        world.write_at(writing.handle, 0, b"first").unwrap();
         world.fs.flush(writing.handle).await.unwrap();
-        let reading = world
-            .fs
-            .open(found.attributes.ino, READ, false, &Attempt::unrecorded())
-            .await
-            .unwrap();
+        let reading = world.open(found.attributes.ino, READ, false).await;
         world.store.insert("g", "second");
         for call in [Call::Delete, Call::Copy] {
             world.store.plan(call, Fault::Delay(Duration::from_millis(50)));
@@ -77,11 +66,7 @@ async fn an_open_file_follows_its_renames() {
     let world = World::new();
     world.store.insert("d/f", "bytes");
     let ino = world.find("d/f").await.unwrap();
-    let opened = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let opened = world.open(ino, READ, false).await;
     assert_eq!(world.fs.read(opened.handle, 0, 2).await.unwrap(), "by");
     world.rename("d/f", "d/g").await.unwrap();
     world.rename("d", "e").await.unwrap();
@@ -96,11 +81,7 @@ async fn a_reader_never_mixes_two_versions() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", vec![b'a'; 30_000_000]);
     let ino = world.find("f").await.unwrap();
-    let opened = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let opened = world.open(ino, READ, false).await;
     assert_eq!(world.fs.read(opened.handle, 0, 4).await.unwrap(), "aaaa");
     world.store.insert("f", vec![b'b'; 30_000_000]);
     let late = world.fs.read(opened.handle, 29_000_000, 4).await;

@@ -22,29 +22,16 @@ async fn a_handle_whose_edit_lost_a_race_is_stale_until_it_is_closed() {
     let world = World::new();
     world.store.insert("f", "first");
     let ino = world.find("f").await.unwrap();
-    let writer = world
-        .fs
-        .open(ino, WRITE, true, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    let other = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    world
-        .fs
-        .write(writer, 0, b"11111", &Attempt::unrecorded())
-        .unwrap();
+    let writer = world.open(ino, WRITE, true).await.handle;
+    let other = world.open(ino, WRITE, false).await.handle;
+    world.write_at(writer, 0, b"11111").unwrap();
     world.store.insert("f", "theirs, and longer");
     let Err(FsError::Conflict { copy }) = world.fs.sync(writer).await else {
         panic!("the race was not noticed")
     };
     for handle in [writer, other] {
         assert!(matches!(
-            world.fs.write(handle, 5, b"22222", &Attempt::unrecorded()),
+            world.write_at(handle, 5, b"22222"),
             Err(FsError::Changed)
         ));
         assert!(matches!(world.fs.read(handle, 0, 5).await, Err(FsError::Changed)));
@@ -65,20 +52,10 @@ async fn who_waits_while_another_handle_loses_the_race_is_told() {
     let world = World::new();
     world.store.insert("f", "first");
     let ino = world.find("f").await.unwrap();
-    let a = world
-        .fs
-        .open(ino, WRITE, true, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    let b = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    world.fs.write(a, 0, b"1", &Attempt::unrecorded()).unwrap();
-    world.fs.write(b, 1, b"2", &Attempt::unrecorded()).unwrap();
+    let a = world.open(ino, WRITE, true).await.handle;
+    let b = world.open(ino, WRITE, false).await.handle;
+    world.write_at(a, 0, b"1").unwrap();
+    world.write_at(b, 1, b"2").unwrap();
     world.store.insert("f", "theirs");
     let (first, second) = tokio::join!(world.fs.sync(a), world.fs.sync(b));
     for told in [first, second] {
@@ -92,18 +69,10 @@ async fn what_was_read_before_somebody_elses_change_is_not_written_over_it() {
     let world = World::new();
     world.store.insert("f", "v1");
     let ino = world.find("f").await.unwrap();
-    let handle = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
+    let handle = world.open(ino, WRITE, false).await.handle;
     assert_eq!(world.fs.read(handle, 0, 10).await.unwrap(), "v1");
     world.store.insert("f", "v1 REMOTE");
-    world
-        .fs
-        .write(handle, 0, b"v1 mine", &Attempt::unrecorded())
-        .unwrap();
+    world.write_at(handle, 0, b"v1 mine").unwrap();
     let closed = world.close(handle).await;
     assert!(matches!(closed, Err(FsError::Conflict { .. })), "{closed:?}");
     assert_eq!(world.store.object("f").unwrap().0, "v1 REMOTE");
@@ -114,18 +83,10 @@ async fn a_handle_does_not_write_into_a_version_that_it_was_not_opened_with() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "v1");
     let ino = world.find("f").await.unwrap();
-    let handle = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
+    let handle = world.open(ino, WRITE, false).await.handle;
     world.store.insert("f", "v2");
     world.fs.get_attributes(ino).await.unwrap();
-    assert!(matches!(
-        world.fs.write(handle, 1, b"X", &Attempt::unrecorded()),
-        Err(FsError::Changed)
-    ));
+    assert!(matches!(world.write_at(handle, 1, b"X"), Err(FsError::Changed)));
     world.close(handle).await.unwrap();
     assert_eq!(world.store.object("f").unwrap().0, "v2");
 }
@@ -135,30 +96,17 @@ async fn two_versions_never_share_the_kernels_pages() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "aaaa");
     let ino = world.find("f").await.unwrap();
-    let old = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
+    let old = world.open(ino, READ, false).await.handle;
     assert_eq!(world.fs.read(old, 0, 2).await.unwrap(), "aa");
     world.store.insert("f", "bbbb");
     world.fs.get_attributes(ino).await.unwrap();
     // Nobody has opened the new version yet: the pages are of the old one.
     assert_eq!(world.fs.read(old, 2, 2).await.unwrap(), "aa");
-    let new = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let new = world.open(ino, READ, false).await;
     assert!(!new.keep_cache);
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
     assert_eq!(world.fs.read(new.handle, 0, 4).await.unwrap(), "bbbb");
-    let again = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap();
+    let again = world.open(ino, READ, false).await;
     assert!(again.keep_cache);
     assert_eq!(world.fs.read(again.handle, 0, 4).await.unwrap(), "bbbb");
 }
@@ -168,20 +116,10 @@ async fn a_reader_of_an_older_version_does_not_see_an_edit_of_a_newer_one() {
     let world = World::with(|settings| settings.metadata_ttl = Duration::ZERO);
     world.store.insert("f", "aaaa");
     let ino = world.find("f").await.unwrap();
-    let old = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
+    let old = world.open(ino, READ, false).await.handle;
     world.store.insert("f", "bbbb");
-    let writer = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    world.fs.write(writer, 0, b"c", &Attempt::unrecorded()).unwrap();
+    let writer = world.open(ino, WRITE, false).await.handle;
+    world.write_at(writer, 0, b"c").unwrap();
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
     world.close(writer).await.unwrap();
     assert!(matches!(world.fs.read(old, 0, 4).await, Err(FsError::Changed)));
@@ -193,14 +131,7 @@ async fn pages_written_here_are_kept_for_the_next_opening() {
     let world = World::new();
     world.write("f", b"bytes").await.unwrap();
     let ino = world.find("f").await.unwrap();
-    assert!(
-        world
-            .fs
-            .open(ino, READ, false, &Attempt::unrecorded())
-            .await
-            .unwrap()
-            .keep_cache
-    );
+    assert!(world.open(ino, READ, false).await.keep_cache);
 }
 
 #[tokio::test]
@@ -226,10 +157,7 @@ async fn a_size_that_cannot_be_set_does_not_cost_what_was_waiting_before() {
         .create(ROOT, &name("f"), WRITE, &Attempt::unrecorded())
         .unwrap();
     let ino = found.attributes.ino;
-    world
-        .fs
-        .write(opened.handle, 0, b"precious", &Attempt::unrecorded())
-        .unwrap();
+    world.write_at(opened.handle, 0, b"precious").unwrap();
     world.store.plan(Call::Put, Fault::Fail(denied()));
     assert!(world.close(opened.handle).await.is_err());
     world.store.plan(Call::Put, Fault::Fail(denied()));
@@ -268,13 +196,8 @@ async fn metadata_that_cannot_be_asked_for_now_is_not_dropped() {
     // A listing does not tell it.
     assert_eq!(world.names("").await, ["f"]);
     let ino = world.find("f").await.unwrap();
-    let handle = world
-        .fs
-        .open(ino, WRITE, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
-    world.fs.write(handle, 0, b"X", &Attempt::unrecorded()).unwrap();
+    let handle = world.open(ino, WRITE, false).await.handle;
+    world.write_at(handle, 0, b"X").unwrap();
     world.store.plan(Call::Head, Fault::Fail(unreachable()));
     assert!(world.fs.flush(handle).await.is_err());
     world.close(handle).await.unwrap();
@@ -292,12 +215,7 @@ async fn bytes_that_an_operation_needs_stay_although_a_handle_is_closed_meanwhil
     let ino = world.find("f").await.unwrap();
     let held = world.fs.hold(ino).unwrap();
     let edit = world.fs.edit(ino).unwrap();
-    let reader = world
-        .fs
-        .open(ino, READ, false, &Attempt::unrecorded())
-        .await
-        .unwrap()
-        .handle;
+    let reader = world.open(ino, READ, false).await.handle;
     world.fs.release(reader);
     edit.truncate(4).unwrap();
     world.fs.commit(ino).await.unwrap();
