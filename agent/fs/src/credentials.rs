@@ -55,25 +55,30 @@ pub struct EnvironmentDefaults {
 
 /// A key that the agent may replace at any time.
 ///
-/// A store may refuse the old key before the new one is here. A key that has worked is therefore waited for once it is
-/// refused, so that whoever exchanges keys interrupts nobody; one that never worked is plainly wrong.
+/// A store may refuse the old key before the new one is here, and takes a moment to know the new one everywhere. Once a key
+/// has worked, refusals are therefore waited out for a while, so that whoever exchanges keys interrupts nobody; where
+/// none has worked yet, the key is plainly wrong.
 pub struct LiveCredential {
     key: RwLock<Credentials>,
     state: watch::Sender<KeyState>,
+    patience: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct KeyState {
     /// Counts the replacements.
     generation: u64,
-    /// The store has accepted this key.
-    proven: bool,
-    /// When the store first refused it after that.
+    /// The store has accepted this key or one before it.
+    has_worked: bool,
+    /// When the store first refused this key after that.
     refused: Option<Instant>,
 }
 
-/// So long a refused key that had worked is waited for: new keys reach the workers of hosts within this.
+/// So long refusals are waited out: new keys reach the workers of hosts within this.
 const REPLACEMENT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// So often in that time a key that is refused is tried, if no other one comes.
+const REFUSALS_WAITED_OUT: u32 = 10;
 
 impl Credential {
     /// No key at all.
@@ -126,6 +131,7 @@ impl LiveCredential {
         Arc::new(LiveCredential {
             key: RwLock::new(sdk_credentials(key)),
             state: watch::Sender::default(),
+            patience: REPLACEMENT_DEADLINE,
         })
     }
 
@@ -136,7 +142,8 @@ impl LiveCredential {
         self.state.send_modify(|state| {
             *state = KeyState {
                 generation: state.generation + 1,
-                ..KeyState::default()
+                refused: None,
+                ..*state
             };
         });
     }
@@ -148,13 +155,14 @@ impl LiveCredential {
 
     /// The store has accepted the key of `generation`.
     pub(crate) fn accepted(&self, generation: u64) {
-        let news =
-            |state: &KeyState| state.generation == generation && (!state.proven || state.refused.is_some());
+        let news = |state: &KeyState| {
+            state.generation == generation && (!state.has_worked || state.refused.is_some())
+        };
         if news(&self.state.borrow()) {
             self.state.send_if_modified(|state| {
                 let news = news(state);
                 if news {
-                    (state.proven, state.refused) = (true, None);
+                    (state.has_worked, state.refused) = (true, None);
                 }
                 // Nobody waits for this.
                 false
@@ -162,24 +170,25 @@ impl LiveCredential {
         }
     }
 
-    /// The store refuses the key of `generation`: waits for another one, if that one had worked. True if there is one.
-    pub(crate) async fn replaced_after(&self, generation: u64) -> bool {
+    /// The store refuses the key of `generation`: waits until asking again may help. False if it will not.
+    pub(crate) async fn may_be_accepted_later(&self, generation: u64) -> bool {
         let mut states = self.state.subscribe();
         let now = Instant::now();
         let mut since = None;
         self.state.send_if_modified(|state| {
-            if state.generation == generation && state.proven {
+            if state.generation == generation && state.has_worked {
                 since = Some(*state.refused.get_or_insert(now));
             }
             false
         });
         let left = since.map_or(Duration::ZERO, |since| {
-            (since + REPLACEMENT_DEADLINE).saturating_duration_since(now)
+            (since + self.patience).saturating_duration_since(now)
         });
         let other = states.wait_for(|state| state.generation != generation);
-        tokio::time::timeout(left, other)
-            .await
-            .is_ok_and(|found| found.is_ok())
+        match tokio::time::timeout(left.min(self.patience / REFUSALS_WAITED_OUT), other).await {
+            Ok(replaced) => replaced.is_ok(),
+            Err(_) => !left.is_zero(),
+        }
     }
 }
 
@@ -243,16 +252,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_has_worked_is_waited_for_when_it_is_refused() {
-        let live = LiveCredential::new(key("one"));
-        assert!(!live.replaced_after(0).await, "one that never worked is wrong");
+    async fn refusals_are_waited_out_for_a_while_once_a_key_has_worked() {
+        let patience = Duration::from_millis(300);
+        let live = LiveCredential {
+            patience,
+            ..Arc::into_inner(LiveCredential::new(key("one"))).unwrap()
+        };
+        assert!(
+            !live.may_be_accepted_later(0).await,
+            "one that never worked is wrong"
+        );
         live.accepted(0);
-        let (replaced, ()) = tokio::join!(live.replaced_after(0), async { live.replace(key("two")) });
-        assert!(replaced);
-        assert!(live.replaced_after(0).await, "it is there already");
-        // The word of a request that was signed before does not make the new one proven.
-        live.accepted(0);
-        assert!(!live.replaced_after(live.generation()).await);
+        let (again, ()) = tokio::join!(live.may_be_accepted_later(0), async { live.replace(key("two")) });
+        assert!(again, "there is another one");
+        assert!(live.may_be_accepted_later(0).await, "it is there already");
+        // The new one may take a moment to be known everywhere, and then is wrong as well.
+        let begun = Instant::now();
+        while live.may_be_accepted_later(1).await {
+            // The word of a request that was signed before says nothing of the new one.
+            live.accepted(0);
+        }
+        assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
+        live.accepted(1);
+        assert!(live.may_be_accepted_later(1).await);
     }
 
     #[tokio::test]

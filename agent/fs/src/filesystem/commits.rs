@@ -40,7 +40,8 @@ impl Drop for Held<'_> {
 }
 
 impl Filesystem {
-    /// Uploads a file that nobody has open any more, however long the store takes to accept it.
+    /// Uploads a file that nobody has open for writing any more, however long the store takes to accept it. Once somebody
+    /// writes to it again, their close does: what is half written is nothing that others should see.
     pub async fn settle(&self, ino: Ino) {
         let edit = self
             .namespace
@@ -55,8 +56,8 @@ impl Filesystem {
             self.upload_until_done(ino, &edit).await;
             edit.end_settling();
             // Something may have come while nobody could claim the task.
-            let more = edit.is_dirty() && !self.stopping.is_cancelled() && edit.begin_settling();
-            if !more {
+            let more = self.is_left_dirty(ino, &edit) && !self.stopping.is_cancelled();
+            if !more || !edit.begin_settling() {
                 break;
             }
         }
@@ -75,9 +76,21 @@ impl Filesystem {
         table.sweep(ino);
     }
 
+    fn is_left_dirty(&self, ino: Ino, edit: &Edit) -> bool {
+        let nobody_writes = self
+            .namespace
+            .table()
+            .file(ino)
+            .is_ok_and(|file| file.writers == 0);
+        nobody_writes && edit.is_dirty()
+    }
+
     async fn upload_until_done(&self, ino: Ino, edit: &Edit) {
         let mut delay = RETRY_DELAY_MIN;
-        while let Err(error) = self.commit(ino).await {
+        while self.is_left_dirty(ino, edit) {
+            let Err(error) = self.commit(ino).await else {
+                return;
+            };
             // It is kept as a copy, or the file was removed.
             if !edit.is_dirty() {
                 return;

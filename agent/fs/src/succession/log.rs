@@ -59,6 +59,19 @@ impl Log {
         })
     }
 
+    /// Removes what dead processes were writing anew when they died. Where one is alive after all, whose mount was
+    /// detached and made anew, it finds its own gone, and keeps what it has.
+    pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
+        for found in std::fs::read_dir(folder)? {
+            let path = found?.path();
+            let unfinished = path.file_stem().is_some_and(|stem| stem == NAME) && path.extension().is_some();
+            if unfinished && path != path_anew(folder) {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the log in a folder says, whole batches only.
     pub fn read(folder: &Path) -> io::Result<Inheritance> {
         let mut bytes = Vec::new();
@@ -99,7 +112,7 @@ impl Log {
         self.file.read_exact_at(&mut rest, covers)?;
         file.write_all(&rest)?;
         if !self.is_found()? {
-            return std::fs::remove_file(path_anew(&self.folder));
+            return remove_if_there(&path_anew(&self.folder));
         }
         std::fs::rename(path_anew(&self.folder), self.folder.join(NAME))?;
         self.file = file;
@@ -137,6 +150,13 @@ impl Snapshot {
             bytes,
             covers: self.bytes,
         })
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

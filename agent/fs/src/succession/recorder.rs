@@ -4,7 +4,7 @@
 //! thing are in the order of its changes. Writing down happens once per reply, in one call, for everything that
 //! was noted so far by anybody; who finds that others have done it has nothing to do.
 //!
-//! Lock order: the log, then the inode table, then the notes.
+//! Lock order: the writing anew, the log, then the inode table, then the notes.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ struct Inner {
     /// How much of that is in the log. Never counts what is not there yet.
     written: AtomicU64,
     compacting: AtomicBool,
+    /// Held while the log is written anew. Taken before the log.
+    compaction: Mutex<()>,
     off: AtomicBool,
     gather: OnceLock<Gather>,
     /// Requests of dead workers that may be sent again.
@@ -78,6 +80,7 @@ impl Recorder {
             .create(folder)?;
         let inherited = inheritance.requests.clone();
         let log = Log::begin(folder, inheritance.records())?;
+        Log::remove_unfinished(folder)?;
         Ok(Recorder(Some(Arc::new(Inner {
             folder: folder.to_owned(),
             log: Mutex::new(log),
@@ -85,6 +88,7 @@ impl Recorder {
             noted: AtomicU64::new(0),
             written: AtomicU64::new(0),
             compacting: AtomicBool::new(false),
+            compaction: Mutex::new(()),
             off: AtomicBool::new(false),
             gather: OnceLock::new(),
             inherited: Mutex::new(inherited),
@@ -172,7 +176,11 @@ impl Recorder {
 
     /// Writes the log anew. Others go on meanwhile.
     pub fn compact(&self) {
-        let Some(inner) = self.on() else { return };
+        let Some(inner) = &self.0 else { return };
+        let _compaction = inner.compaction.lock();
+        if !self.is_on() {
+            return;
+        }
         let snapshot = inner.log.lock().snapshot();
         let compacted = snapshot
             .and_then(Snapshot::compact)
@@ -189,6 +197,8 @@ impl Recorder {
         if let Some(inner) = &self.0 {
             inner.off.store(true, Ordering::Release);
             remove(&inner.log.lock());
+            // Who is writing it anew finds that it is gone, and takes that away, too, before this process ends.
+            drop(inner.compaction.lock());
         }
     }
 

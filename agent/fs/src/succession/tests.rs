@@ -165,6 +165,18 @@ fn a_table_that_is_written_anew_says_the_same() {
 }
 
 #[test]
+fn what_a_dead_worker_was_writing_anew_is_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Recorder::begin(folder.path()).unwrap());
+    std::fs::write(folder.path().join("table.1"), b"half").unwrap();
+    let recorder = Recorder::go_on(folder.path(), Log::read(folder.path()).unwrap()).unwrap();
+    let names = || std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names(), 1);
+    recorder.give_up();
+    assert_eq!(names(), 0);
+}
+
+#[test]
 fn a_batch_that_was_torn_by_a_kill_is_as_if_it_were_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let recorder = Recorder::begin(folder.path()).unwrap();

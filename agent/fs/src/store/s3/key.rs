@@ -1,5 +1,5 @@
-//! Operations over an exchange of the access key: one that the store refuses because of its key is done again with the
-//! next one, if the agent is about to bring it.
+//! Operations over an exchange of the access key: one that the store refuses because of its key is done again, with the
+//! next one if the agent is about to bring it, or with a new one that the store does not know everywhere yet.
 
 use super::S3Store;
 use super::failure::failure;
@@ -19,7 +19,7 @@ const KEY_REFUSALS: [&str; 5] = [
 const WORDLESS: &str = "HTTP 403";
 
 impl S3Store {
-    /// Does something, and once more if its key was exchanged meanwhile.
+    /// Does something, and again where it was refused for its key and another one may be accepted.
     pub(super) async fn with_key<T, Run>(&self, operation: impl Fn() -> Run) -> Result<T, StoreError>
     where
         Run: Future<Output = Result<T, StoreError>>,
@@ -27,18 +27,21 @@ impl S3Store {
         let Some(live) = &self.live else {
             return operation().await;
         };
-        let generation = live.generation();
-        let outcome = operation().await;
-        match &outcome {
-            Ok(_) => live.accepted(generation),
-            Err(StoreError::Denied { code }) => {
-                if self.is_refusal_of_the_key(code).await && live.replaced_after(generation).await {
-                    return operation().await;
+        loop {
+            let generation = live.generation();
+            let outcome = operation().await;
+            match &outcome {
+                Ok(_) => live.accepted(generation),
+                Err(StoreError::Denied { code }) => {
+                    if self.is_refusal_of_the_key(code).await && live.may_be_accepted_later(generation).await
+                    {
+                        continue;
+                    }
                 }
+                Err(_) => {}
             }
-            Err(_) => {}
+            return outcome;
         }
-        outcome
     }
 
     async fn is_refusal_of_the_key(&self, code: &str) -> bool {
