@@ -13,8 +13,9 @@ use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
 use crate::plan;
 
-/// Quick deaths after which a mount is made anew instead of being given to another worker. With the delays between them,
-/// whoever asks for something that no worker survives gets an error after some 4 s.
+/// Deaths in a row after which a mount is made anew instead of being given to another worker. With the delays between
+/// them, whoever asks for something that kills every worker at once gets an error after some 4 s; if it kills only after a
+/// while, all in all the budget of deaths is spent first: after some 15 s.
 const SUCCESSIONS_IN_A_ROW_MAX: u32 = 5;
 
 impl Reconciler {
@@ -28,8 +29,8 @@ impl Reconciler {
             if self.ended.remove(&record.worker) && dead && !self.running.contains_key(&uid) {
                 let log = self.mounter.runs.log(uid);
                 let words = self.mounter.last_words(uid);
-                let deaths = self.troubles.died(uid, words, now, self.clock.jitter());
                 let kept = self.mounter.keeper.holds(uid);
+                let deaths = self.troubles.died(uid, words, kept, now, self.clock.jitter());
                 tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
                     log = %log.display(), kept, deaths, "a mount's worker has died");
                 if kept && deaths > SUCCESSIONS_IN_A_ROW_MAX {

@@ -14,9 +14,15 @@ use crate::status::CrashLoop;
 /// A mount that has served this long is not one that dies again and again. Twice the longest delay.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Serving this long forgives one death. A worker that dies of the request that it was just given does not come so far;
-/// one that is killed now and then does.
-const FORGIVEN_BY: Duration = Duration::from_millis(100);
+/// Serving this long tells a worker that is killed now and then from one that dies as soon as it begins: the latter is
+/// given up after a few times.
+const BEGUN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a worker dies of may also need a while to come: an answer of the store, or memory that fills up. So besides there
+/// is a budget of deaths that are repaired at once on the same mount. This long of service gives one of them back,
+/// 20 in a minute.
+const FORGIVEN_BY: Duration = Duration::from_secs(3);
+const BUDGET: f64 = 20.0;
 
 /// Serving this long ends what is called a crash loop, while its failures still count for the delays.
 const CALM_AFTER: Duration = Duration::from_secs(10);
@@ -34,6 +40,8 @@ pub(super) struct Troubles(BTreeMap<Uuid, Trouble>);
 #[derive(Debug)]
 struct Trouble {
     failures: u32,
+    /// Of the budget of deaths, how much is spent.
+    spent: f64,
     error: Option<MountError>,
     /// What a worker that died has said last.
     words: Option<String>,
@@ -61,6 +69,7 @@ impl Troubles {
         let failures = self.failures(uid) + 1;
         let trouble = Trouble {
             failures,
+            spent: self.0.get(&uid).map_or(0.0, |trouble| trouble.spent),
             error: Some(error),
             words: None,
             retry_at: now + backoff::MOUNT.delay(failures, jitter),
@@ -72,22 +81,41 @@ impl Troubles {
     }
 
     /// A worker has died, saying `words`; answers how many failures in a row that makes. The first times it is replaced at
-    /// once: nobody shall wait for a mount that may be good. Each while that it has served before forgives one failure,
-    /// so that only workers that die soon after they have begun are waited for.
-    pub(super) fn died(&mut self, uid: Uuid, words: String, now: Instant, jitter: f64) -> u32 {
-        let before = self.0.get(&uid).map_or(0, |trouble| {
-            let served = now.duration_since(trouble.since).as_millis() / FORGIVEN_BY.as_millis();
-            trouble
-                .failures
-                .saturating_sub(u32::try_from(served).unwrap_or(u32::MAX))
-        });
-        let failures = before + 1;
+    /// once: nobody shall wait for a mount that may be good.
+    ///
+    /// `kept` says that another worker goes on with the same mount, so that its users notice nothing. Then a death counts
+    /// only if it follows soon upon the one before it, or when there are too many of them. Otherwise each one costs somebody
+    /// open files, and nothing but a long service forgives it.
+    pub(super) fn died(&mut self, uid: Uuid, words: String, kept: bool, now: Instant, jitter: f64) -> u32 {
+        let before = self.0.get(&uid);
+        let (failures, spent) = before.map_or((0, 0.0), |trouble| (trouble.failures, trouble.spent));
+        let served = before
+            .filter(|trouble| trouble.serves)
+            .map_or(Duration::ZERO, |trouble| {
+                now.saturating_duration_since(trouble.since)
+            });
+        let spent = (spent - served.div_duration_f64(FORGIVEN_BY)).max(0.0) + 1.0;
+        let failures = if kept {
+            let forgiven = u32::try_from(served.as_millis() / BEGUN_AFTER.as_millis()).unwrap_or(u32::MAX);
+            let beyond = (spent - BUDGET).ceil();
+            let too_many = if beyond > 0.0 {
+                REPAIRED_AT_ONCE + beyond as u32
+            } else {
+                0
+            };
+            (failures.saturating_sub(forgiven) + 1).max(too_many)
+        } else if served > SETTLED_AFTER {
+            1
+        } else {
+            failures + 1
+        };
         let delay = match failures {
             ..=REPAIRED_AT_ONCE => Duration::ZERO,
             more => backoff::MOUNT.delay(more - REPAIRED_AT_ONCE, jitter),
         };
         let trouble = Trouble {
             failures,
+            spent,
             error: None,
             words: Some(words),
             retry_at: now + delay,
@@ -196,39 +224,77 @@ mod tests {
         })
     }
 
+    /// Deaths of workers that have each served for `served`; answers how many failures in a row each one makes.
+    fn deaths(count: usize, served: Duration, kept: bool) -> (Troubles, Instant, Vec<u32>) {
+        let (mut troubles, uid, mut now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
+        let mut failures = Vec::new();
+        for number in 0..count {
+            failures.push(troubles.died(uid, format!("word {number}"), kept, now, 0.0));
+            now = troubles.retry_at()[&uid];
+            troubles.succeeded(uid, now);
+            now += served;
+            troubles.forget_settled(&desired(1), now);
+        }
+        (troubles, now, failures)
+    }
+
     #[test]
     fn the_first_deaths_are_repaired_at_once_and_the_next_ones_more_and_more_slowly() {
-        let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
-        let mut delays = Vec::new();
-        for _ in 0..4 {
-            troubles.died(uid, String::new(), now, 0.0);
-            delays.push(troubles.retry_at()[&uid].duration_since(now).as_millis());
-            troubles.succeeded(uid, now);
+        for kept in [true, false] {
+            let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
+            let mut delays = Vec::new();
+            for _ in 0..4 {
+                troubles.died(uid, String::new(), kept, now, 0.0);
+                delays.push(troubles.retry_at()[&uid].duration_since(now).as_millis());
+                troubles.succeeded(uid, now);
+            }
+            assert_eq!(delays, [0, 0, 250, 500]);
         }
-        assert_eq!(delays, [0, 0, 250, 500]);
     }
 
     #[test]
     fn a_worker_that_dies_now_and_then_is_replaced_at_once_each_time() {
-        let (mut troubles, uid, mut now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
-        for _ in 0..20 {
-            assert_eq!(troubles.died(uid, String::new(), now, 0.0), 1);
-            assert!(troubles.crash_loop(uid, now).is_none());
-            troubles.succeeded(uid, now);
-            now += FORGIVEN_BY * 2;
+        for (count, served) in [(20, BEGUN_AFTER * 2), (200, FORGIVEN_BY)] {
+            let (troubles, now, failures) = deaths(count, served, true);
+            assert_eq!(failures, vec![1; count]);
+            assert!(troubles.crash_loop(Uuid::from_u128(1), now).is_none());
         }
     }
 
     #[test]
-    fn three_quick_deaths_are_a_crash_loop_with_its_last_words() {
-        let (mut troubles, uid, now) = (Troubles::default(), Uuid::from_u128(1), Instant::now());
-        for word in ["one", "two", "three"] {
-            troubles.died(uid, word.to_owned(), now, 0.0);
-            troubles.succeeded(uid, now);
+    fn workers_that_die_of_a_request_that_comes_again_are_a_crash_loop_however_long_each_one_takes() {
+        for served in [200, 500, 1000] {
+            let (_, _, failures) = deaths(40, Duration::from_millis(served), true);
+            let first = failures
+                .iter()
+                .position(|count| *count >= CRASH_LOOP_FROM)
+                .unwrap();
+            assert!((20..32).contains(&first), "{served} ms: after {first} deaths");
+            assert!(failures[first..].is_sorted(), "{failures:?}");
+            // By then it is made anew, as `deaths.rs` does.
+            assert!(failures[first + 6] > 5, "{failures:?}");
         }
-        let crash_loop = troubles.crash_loop(uid, now).unwrap();
-        assert_eq!((crash_loop.failures, crash_loop.words), (3, Some("three")));
-        assert!(troubles.crash_loop(uid, now + CALM_AFTER * 2).is_none());
+    }
+
+    #[test]
+    fn a_death_that_costs_open_files_is_forgiven_by_a_long_service_alone() {
+        for served in [Duration::from_secs(1), Duration::from_secs(20)] {
+            let (_, _, failures) = deaths(5, served, false);
+            assert_eq!(failures, [1, 2, 3, 4, 5], "{served:?}");
+        }
+        assert_eq!(deaths(3, SETTLED_AFTER * 2, false).2, [1, 1, 1]);
+    }
+
+    #[test]
+    fn three_quick_deaths_are_a_crash_loop_with_its_last_words() {
+        let (troubles, now, _) = deaths(3, Duration::ZERO, true);
+        let crash_loop = troubles.crash_loop(Uuid::from_u128(1), now).unwrap();
+        assert_eq!((crash_loop.failures, crash_loop.words), (3, Some("word 2")));
+        assert!(
+            troubles
+                .crash_loop(Uuid::from_u128(1), now + CALM_AFTER * 2)
+                .is_none()
+        );
     }
 
     #[test]
