@@ -37,7 +37,7 @@ const MANAGER_POLL: Duration = Duration::from_millis(1);
 const UNITS_PER_NAME_MAX: usize = 9;
 
 /// Options of every unit. None of them makes a mount namespace (no Private…=, no Protect…= that hides files).
-const UNIT_OPTIONS: [&str; 10] = [
+const UNIT_OPTIONS: [&str; 11] = [
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
     "RestrictRealtime=yes",
@@ -45,6 +45,8 @@ const UNIT_OPTIONS: [&str; 10] = [
     "SystemCallArchitectures=native",
     "UMask=0077",
     "LimitNOFILE=524288",
+    // A dump would bring the key from memory to the disk, and the manager's own limit, which units inherit, is infinity.
+    "LimitCORE=0",
     "TimeoutStopSec=90",
     // Stopped before the network goes away, so that what waits can still be uploaded.
     "After=network-online.target",
@@ -352,6 +354,20 @@ mod tests {
             ] {
                 assert!(!shown.contains(hiding), "{hiding}: {shown}");
             }
+        }
+    }
+
+    #[test]
+    fn no_program_that_holds_a_key_dumps_its_memory_to_disk() {
+        for duty in [Duty::Serves, Duty::Mounts] {
+            let launch = Launch {
+                unit: "u",
+                program: Path::new("/p"),
+                arguments: &[],
+                log: Path::new("/l"),
+                duty,
+            };
+            assert!(shown(&launch).contains("--property=LimitCORE=0"));
         }
     }
 
