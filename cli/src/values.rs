@@ -178,8 +178,13 @@ fn binding(
         .filter(|(left, right)| !left.is_empty() && !right.is_empty())
         .ok_or_else(|| format!("write it as {}", message_form(descriptor)))?;
     let mut message = DynamicMessage::new(descriptor.clone());
-    message.set_field(name, parse(&name.kind(), left)?);
-    message.set_field(value, parse(&value.kind(), right)?);
+    for (field, text) in [(name, left), (value, right)] {
+        let value = parse(&field.kind(), text).map_err(|reason| {
+            let form = message_form(descriptor);
+            format!("write it as {form}; `{text}` is no {}: {reason}", field.name())
+        })?;
+        message.set_field(field, value);
+    }
     Ok(message)
 }
 

@@ -109,7 +109,11 @@ fn bindings_are_typed_as_member_and_role() {
     refused("access update projects/ml --add user:anna", "MEMBER=ROLE");
     refused(
         "access update projects/ml --add user:anna=owner",
-        "write one of viewer",
+        "`owner` is no role: write one of viewer",
+    );
+    refused(
+        "access update projects/ml --add developer=user:anna",
+        "--add: write it as MEMBER=ROLE",
     );
 }
 
