@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{self, Detector};
-use crate::ban::{self, BanDesk, Execution};
+use crate::ban::{self, Ban, BanDesk, Execution};
 use crate::config::Config;
 use crate::enroll::HPKE_KEY;
 use crate::facts;
@@ -39,7 +39,6 @@ pub struct Agent {
     renewal: Renewal,
     local: Local,
     execution: Execution,
-    told: watch::Receiver<Option<pb::SignedBan>>,
     sources: Sources,
     detector: Detector,
     facts: watch::Sender<pb::HostFacts>,
@@ -117,7 +116,6 @@ impl Agent {
         let hpke = HpkeKeyPair::load(&config.state_dir.join(HPKE_KEY))?.ok_or(StartError::NotEnrolled)?;
         let tls = ClientTls::new(&credentials)?;
         let bans = BanDesk::new(credentials.ca_pem(), host.uid);
-        let told = bans.subscribe();
         if let Some(before) = ban::load(&config.state_dir)? {
             // It came before a restart, and was not carried out to the end.
             bans.hear(before);
@@ -166,7 +164,7 @@ impl Agent {
             tls,
             endpoint: host.endpoint.clone(),
             host_uid: host.uid,
-            bans,
+            bans: bans.clone(),
             clock: clock.clone(),
             expires,
         };
@@ -175,6 +173,7 @@ impl Agent {
             ledger: Arc::clone(&ledger),
             status: status_seen.clone(),
             mounter: Arc::clone(&mounter),
+            bans,
         };
         let sources = Sources {
             host: host.name.clone(),
@@ -190,7 +189,6 @@ impl Agent {
             renewal,
             local,
             execution,
-            told,
             sources,
             detector,
             facts,
@@ -204,15 +202,16 @@ impl Agent {
         &self.host.name
     }
 
-    /// Runs until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`. Answers the ban that this host has heard of meanwhile.
+    pub async fn run(self, shutdown: CancellationToken) -> Option<Ban> {
+        let bans = self.execution.bans.clone();
         let tasks = TaskTracker::new();
         tasks.spawn(self.reconciler.run(shutdown.clone()));
         tasks.spawn(self.session.run(shutdown.clone()));
         tasks.spawn(self.renewal.run(shutdown.clone()));
         tasks.spawn(backends::watch(self.detector, self.facts, shutdown.clone()));
         tasks.spawn(self.local.run(self.sources, shutdown.clone()));
-        tasks.spawn(self.execution.run(self.told, shutdown.clone()));
+        tasks.spawn(self.execution.run(shutdown.clone()));
         tasks.close();
         shutdown.cancelled().await;
         self.notifier.stopping();
@@ -222,5 +221,6 @@ impl Agent {
         {
             tracing::warn!(tasks = tasks.len(), "not everything has ended in time");
         }
+        bans.heard()
     }
 }

@@ -7,7 +7,7 @@
 //! when a person enrols it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mooring_identity::{StatementKind, files, statement};
@@ -20,11 +20,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::blocking::blocking;
-use crate::enroll::HPKE_KEY;
-use crate::host::credential_paths;
+use crate::host::{Host, StateError, credential_paths};
 use crate::ledger::{Ledger, LedgerError};
 use crate::mounter::Mounter;
 use crate::status::HostStatus;
+
+mod wipe;
+
+pub use wipe::go_on_wiping;
+use wipe::wipe;
 
 /// The statement, in the state folder.
 const FILE: &str = "ban";
@@ -34,6 +38,9 @@ const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// For the last report to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Between two attempts to write the statement down on a disk that is full.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two looks at how far the unmounting is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -53,6 +60,8 @@ pub struct BanDesk {
     ca_pem: String,
     host_uid: Uuid,
     told: watch::Sender<Option<pb::SignedBan>>,
+    /// Held while keys are written, and while they are wiped.
+    keys: Arc<Mutex<()>>,
 }
 
 impl BanDesk {
@@ -62,7 +71,20 @@ impl BanDesk {
             ca_pem: ca_pem.to_owned(),
             host_uid,
             told: watch::Sender::new(None),
+            keys: Arc::default(),
         }
+    }
+
+    /// For the host of a state folder; `None` if it does not say which one that is.
+    fn of(state_dir: &Path) -> Result<Option<BanDesk>, StateError> {
+        let ca_pem = files::read_public(&credential_paths(state_dir).ca)?;
+        let host = match Host::load(state_dir) {
+            Err(StateError::Damaged { .. }) => None,
+            host => host?,
+        };
+        Ok(host
+            .zip(ca_pem)
+            .map(|(host, ca_pem)| BanDesk::new(&ca_pem, host.uid)))
     }
 
     /// Hears of a ban. Answers whether it is one.
@@ -98,7 +120,26 @@ impl BanDesk {
         self.told.subscribe()
     }
 
-    fn read(&self, signed: &pb::SignedBan) -> Result<Ban, String> {
+    /// The ban that was heard of.
+    pub fn heard(&self) -> Option<Ban> {
+        let told = self.told.borrow();
+        told.as_ref().and_then(|signed| self.read(signed).ok())
+    }
+
+    /// Writes keys, unless a ban was heard of: an answer that comes late must not bring back what was wiped.
+    pub fn unless_banned<T>(&self, write: impl FnOnce() -> T) -> Option<T> {
+        let _turn = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_member = self.told.borrow().is_none();
+        is_member.then(write)
+    }
+
+    fn wipe(&self, state_dir: &Path) {
+        let _turn = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        wipe(state_dir);
+    }
+
+    /// Reads a ban, or says why it is none of this host.
+    pub fn read(&self, signed: &pb::SignedBan) -> Result<Ban, String> {
         let pb::SignedBan { statement, signature } = signed;
         statement::verify_by_ca(&self.ca_pem, StatementKind::Ban, statement, signature)
             .map_err(|error| error.to_string())?;
@@ -118,12 +159,16 @@ impl Ban {
         }
     }
 
-    /// The ban that lies in a state folder, as it was verified when it came.
-    pub fn load(state_dir: &Path) -> Result<Option<Ban>, mooring_identity::Error> {
+    /// The ban that lies in a state folder, if it is about the host of that folder: a machine that has enrolled anew is
+    /// another one. Where nothing says any more which host it was, the file counts as it stands.
+    pub fn load(state_dir: &Path) -> Result<Option<Ban>, StateError> {
         let Some(signed) = load(state_dir)? else {
             return Ok(None);
         };
-        Ok(read(&signed.statement).ok().map(Ban::of))
+        Ok(match BanDesk::of(state_dir)? {
+            Some(desk) => desk.read(&signed).ok(),
+            None => read(&signed.statement).ok().map(Ban::of),
+        })
     }
 
     /// Forgets a ban: somebody enrols this machine anew.
@@ -136,6 +181,25 @@ impl Ban {
 pub fn load(state_dir: &Path) -> Result<Option<pb::SignedBan>, mooring_identity::Error> {
     let bytes = files::read_private(&state_dir.join(FILE))?;
     Ok(bytes.and_then(|bytes| pb::SignedBan::decode(bytes.as_slice()).ok()))
+}
+
+/// Writes a statement down, so that a restart goes on with it.
+pub fn write_down(state_dir: &Path, signed: &pb::SignedBan) -> Result<(), mooring_identity::Error> {
+    files::write_atomic(&state_dir.join(FILE), &signed.encode_to_vec(), files::PRIVATE)
+}
+
+/// Writes a statement down, as often as it takes: without it the machine would join again by itself.
+async fn write_down_at_last(state_dir: &Path, signed: &pb::SignedBan, shutdown: &CancellationToken) {
+    let mut is_news = true;
+    while let Err(error) = write_down(state_dir, signed) {
+        if std::mem::take(&mut is_news) {
+            tracing::error!(%error, "the ban cannot be written down; trying again; free some space");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return, // cancel-safe: no state
+            () = tokio::time::sleep(WRITE_AGAIN) => {} // cancel-safe: no state
+        }
+    }
 }
 
 fn read(statement: &[u8]) -> Result<pb::Ban, String> {
@@ -152,15 +216,14 @@ pub struct Execution {
     pub status: watch::Receiver<HostStatus>,
     /// Whose runs are ended.
     pub mounter: Arc<Mounter>,
+    /// Where bans are heard of.
+    pub bans: BanDesk,
 }
 
 impl Execution {
     /// Waits for a ban, carries it out, and ends the agent by `shutdown`.
-    pub async fn run(
-        mut self,
-        mut told: watch::Receiver<Option<pb::SignedBan>>,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut told = self.bans.subscribe();
         let signed = tokio::select! {
             () = shutdown.cancelled() => return, // cancel-safe: no state
             told = told.wait_for(Option::is_some) => match told { // cancel-safe per tokio's docs
@@ -168,19 +231,22 @@ impl Execution {
                 Err(_) => return,
             },
         };
-        if let Err(error) = files::write_atomic(
-            &self.state_dir.join(FILE),
-            &signed.encode_to_vec(),
-            files::PRIVATE,
-        ) {
-            tracing::error!(%error, "the ban cannot be written down; it is carried out all the same");
+        let written = write_down(&self.state_dir, &signed);
+        if let Err(error) = &written {
+            tracing::warn!(%error, "the ban cannot be written down yet; it is carried out all the same");
         }
         tokio::select! {
             () = shutdown.cancelled() => return, // the next agent goes on with it
             () = self.unmount_all() => {}
         }
         self.end_programs().await;
-        wipe(&self.state_dir);
+        // What comes late, from a session that begins anew, finds no ledger to write to.
+        self.ledger.close();
+        self.bans.wipe(&self.state_dir);
+        if written.is_err() {
+            // The keys and the ledger have made room.
+            write_down_at_last(&self.state_dir, &signed, &shutdown).await;
+        }
         tracing::info!("everything is unmounted and all keys are wiped; the agent ends");
         tokio::time::sleep(FAREWELL).await;
         shutdown.cancel();
@@ -231,6 +297,7 @@ impl Execution {
                 mounter.give_up(&record);
                 mounter.forget(uid);
             }
+            mounter.forget_all_keys();
             Ok::<_, std::io::Error>(())
         });
         if let Err(error) = ended.await {
@@ -239,101 +306,5 @@ impl Execution {
     }
 }
 
-/// Removes every key, and every file with envelopes in it. Each is overwritten first, for file systems that leave bytes
-/// where they are.
-fn wipe(state_dir: &Path) {
-    let paths = credential_paths(state_dir);
-    let mut files: Vec<PathBuf> = ["ledger", "ledger.damaged", "ledger.other-realm", HPKE_KEY]
-        .map(|name| state_dir.join(name))
-        .into();
-    files.push(paths.key);
-    files.push(paths.certificate);
-    // Copies that a killed agent was about to rename.
-    let copies = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
-    files.extend(
-        copies
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "tmp")),
-    );
-    for path in files {
-        if let Err(error) = wipe_file(&path) {
-            tracing::error!(path = %path.display(), %error, "a key cannot be wiped; remove the file by hand");
-        }
-    }
-}
-
-fn wipe_file(path: &Path) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = match std::fs::File::options().write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    file.write_all(&vec![0; length])?;
-    file.sync_all()?;
-    std::fs::remove_file(path)
-}
-
 #[cfg(test)]
-mod tests {
-    use mooring_identity::Authority;
-    use time::OffsetDateTime;
-
-    use super::*;
-
-    const HOST: Uuid = Uuid::from_u128(7);
-
-    fn authority(dir: &Path) -> Authority {
-        Authority::load_or_create(dir, &"test".parse().unwrap(), OffsetDateTime::UNIX_EPOCH).unwrap()
-    }
-
-    fn ban(authority: &Authority, host: Uuid) -> pb::SignedBan {
-        let statement = pb::Ban {
-            host_uid: host.to_string(),
-            ban_time: None,
-            reason: "stolen".into(),
-        }
-        .encode_to_vec();
-        let signature = authority.sign_statement(StatementKind::Ban, &statement).unwrap();
-        pb::SignedBan { statement, signature }
-    }
-
-    #[test]
-    fn only_the_cas_own_word_about_this_host_bans_it() {
-        let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (own, other) = (authority(own.path()), authority(other.path()));
-        let desk = BanDesk::new(own.ca_pem(), HOST);
-        let told = desk.subscribe();
-        assert!(!desk.hear(ban(&other, HOST)), "another CA's");
-        assert!(!desk.hear(ban(&own, Uuid::from_u128(8))), "another host's");
-        assert!(!desk.hear(pb::SignedBan::default()), "nobody's");
-        let mut changed = ban(&own, HOST);
-        changed.statement.push(0);
-        assert!(!desk.hear(changed));
-        assert!(told.borrow().is_none());
-        assert!(desk.hear(ban(&own, HOST)));
-        assert!(told.borrow().is_some());
-    }
-
-    #[test]
-    fn all_keys_are_wiped_and_the_ban_is_remembered() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let names = ["host.key", "host.crt", HPKE_KEY, "ledger", ".ledger.00ff.tmp"];
-        for name in names {
-            files::write_atomic(&at(name), b"secret", files::PRIVATE).unwrap();
-        }
-        let signed = ban(&authority(&at("ca")), HOST);
-        files::write_atomic(&at(FILE), &signed.encode_to_vec(), files::PRIVATE).unwrap();
-        files::write_atomic(&at("host.toml"), b"name", files::PUBLIC).unwrap();
-        wipe(dir.path());
-        for name in names {
-            assert!(!at(name).exists(), "{name}");
-        }
-        assert!(at("host.toml").exists());
-        assert_eq!(Ban::load(dir.path()).unwrap().unwrap().reason, "stolen");
-        Ban::forget(dir.path());
-        assert_eq!(Ban::load(dir.path()).unwrap(), None);
-    }
-}
+mod tests;

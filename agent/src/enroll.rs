@@ -153,6 +153,8 @@ pub enum Standing {
     /// It is none any more: it was deleted, its certificate has ended, or the database does not know it. The text is the
     /// catalog's own.
     Refused(String),
+    /// It is banned, somebody says.
+    Banned(pb::SignedBan),
     /// Nobody could be asked, for this reason.
     Unknown(String),
 }
@@ -168,8 +170,10 @@ pub async fn standing(host: &Host, credentials: &Credentials) -> Result<Standing
     let mut client = EnrollmentServiceClient::new(channel);
     let answer = client.renew_certificate(pb::RenewCertificateRequest { csr_pem });
     Ok(match tokio::time::timeout(ATTEMPT_TIMEOUT, answer).await {
-        Ok(Ok(answer)) if answer.get_ref().ban.is_some() => Standing::Refused("it is banned".to_owned()),
-        Ok(Ok(_)) => Standing::Accepted,
+        Ok(Ok(answer)) => answer
+            .into_inner()
+            .ban
+            .map_or(Standing::Accepted, Standing::Banned),
         Ok(Err(status)) => match status.code() {
             Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::FailedPrecondition => {
                 Standing::Refused(status.message().to_owned())

@@ -202,9 +202,14 @@ impl Held {
         })
     }
 
-    /// What is held once a removal was carried out.
+    /// What is held once a removal was carried out, or an orphan was unmounted. One that the catalog has ordered anew while
+    /// this was under way stays, to be mounted again.
     pub fn after_removal(&self, uid: &str) -> Held {
         let mut next = self.clone();
+        let removed = next.removals.iter().any(|removal| removal.assignment_uid == uid);
+        if !removed && !next.orphans.iter().any(|orphan| orphan == uid) {
+            return next;
+        }
         next.assignments.retain(|held| held.uid != uid);
         next.removals.retain(|removal| removal.assignment_uid != uid);
         next.orphans.retain(|orphan| orphan != uid);
@@ -233,9 +238,15 @@ impl Held {
 #[derive(Debug)]
 pub struct Ledger {
     path: PathBuf,
-    /// Held while the file is written, so that two changes never overtake each other.
-    writing: Mutex<()>,
+    /// Held while the file is written, so that two changes never overtake each other. Whether it may still be written.
+    writing: Mutex<Writable>,
     held: watch::Sender<Arc<Held>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Writable {
+    Yes,
+    Closed,
 }
 
 /// The ledger cannot be read or written.
@@ -252,6 +263,9 @@ pub enum LedgerError {
         /// What does not fit.
         reason: &'static str,
     },
+    /// It is about to be wiped.
+    #[error("this host is banned, and its ledger is wiped")]
+    Closed,
 }
 
 impl Ledger {
@@ -275,11 +289,11 @@ impl Ledger {
                 })?;
                 Held::default()
             }
-            Err(error @ LedgerError::File(_)) => return Err(error),
+            Err(error @ (LedgerError::File(_) | LedgerError::Closed)) => return Err(error),
         };
         Ok(Ledger {
             path,
-            writing: Mutex::new(()),
+            writing: Mutex::new(Writable::Yes),
             held: watch::Sender::new(Arc::new(held)),
         })
     }
@@ -311,13 +325,21 @@ impl Ledger {
         self.held.subscribe()
     }
 
+    /// Lets nobody write any more, from the end of a change that is under way.
+    pub fn close(&self) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Writable::Closed;
+    }
+
     /// Replaces what is held: on disk first, then for all who watch. Blocks for the time of an fsync. An error leaves
     /// everything as it was, and the change's own error is passed through.
     pub fn change<E: From<LedgerError>>(
         &self,
         change: impl FnOnce(&Held) -> Result<Held, E>,
     ) -> Result<(), E> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *turn == Writable::Closed {
+            return Err(LedgerError::Closed.into());
+        }
         let next = change(&self.held())?;
         files::write_atomic(&self.path, &encode(&next), files::PRIVATE).map_err(LedgerError::from)?;
         self.held.send_replace(Arc::new(next));

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mooring_agent::agent::{Agent, Manager, StartError};
 use mooring_agent::backends::Detector;
-use mooring_agent::ban::Ban;
+use mooring_agent::ban::{self, Ban, BanDesk};
 use mooring_agent::config::{Config, ConfigError, DEFAULT_PATH, LogFormat, Machine};
 use mooring_agent::enroll::Standing;
 use mooring_agent::host::{Host, StateLock, credential_paths};
@@ -203,9 +203,12 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
     let lock = StateLock::take(&config.state_dir)?;
     let clock = Clock::system();
     let work = async {
+        if ban::go_on_wiping(&config.state_dir)? {
+            tracing::info!("the keys of a banned host are gone, also those that a start before has left");
+        }
         if !is_enrolled(config)? {
             refuse_banned(config)?;
-            let join_file = config.join_file.as_deref();
+            let join_file = config.join_file.as_deref().filter(|_| !has_lost_its_key(config));
             let join_file = join_file.ok_or(StartError::NotEnrolled)?;
             tokio::select! {
                 enrolled = enroll_with(config, join_file, &clock) => drop(enrolled?), // dropped, its keys stay for the next try
@@ -214,8 +217,12 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
         }
         let agent = Agent::build(config, lock, clock, manager).await?;
         println!("mooring-agent runs as {}", agent.host());
-        agent.run(shutdown.clone()).await;
-        refuse_banned(config)
+        match agent.run(shutdown.clone()).await {
+            // Not carried out to the end: the next start goes on with it.
+            Some(_) if is_enrolled(config).unwrap_or(false) => Ok(()),
+            Some(Ban { reason, since: _ }) => Err(StartError::Banned { reason }.into()),
+            None => Ok(()),
+        }
     };
     let stop = async {
         tokio::select! {
@@ -241,6 +248,7 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
 
 async fn enroll_once(config: &Config, join_file: &std::path::Path) -> anyhow::Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
+    ban::go_on_wiping(&config.state_dir)?;
     let before = Host::load(&config.state_dir)?;
     if let (Some(host), Some(credentials)) = (
         &before,
@@ -274,6 +282,9 @@ async fn leave(
     credentials: &mooring_identity::Credentials,
 ) -> anyhow::Result<()> {
     let name = &host.name;
+    if let Some(Ban { reason, since: _ }) = Ban::load(&config.state_dir)? {
+        return Err(not_carried_out(name, &reason));
+    }
     match enroll::standing(host, credentials).await? {
         Standing::Accepted => anyhow::bail!(
             "this machine is {name} already, and its catalog accepts it; nothing was changed, and the join file is still \
@@ -286,6 +297,17 @@ async fn leave(
             );
             Ok(())
         }
+        Standing::Banned(signed) => match BanDesk::new(credentials.ca_pem(), host.uid).read(&signed) {
+            Ok(Ban { reason, since: _ }) => {
+                ban::write_down(&config.state_dir, &signed)?;
+                Err(not_carried_out(name, &reason))
+            }
+            Err(error) => anyhow::bail!(
+                "somebody at {} says that this machine, which is {name}, is banned, and cannot prove it: {error}; nothing was \
+                 changed",
+                host.endpoint
+            ),
+        },
         Standing::Unknown(reason) => anyhow::bail!(
             "this machine is {name}, and its catalog at {} cannot be asked whether it still is: {reason}. Try again when \
              it answers; if it is gone for good, move {} away first",
@@ -295,10 +317,25 @@ async fn leave(
     }
 }
 
+/// With its keys it would go on having what the ban takes away, and the mounts would be nobody's.
+fn not_carried_out(name: &str, reason: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "this machine is {name}, which is banned ({reason}), and still has its keys; nothing was changed, and the join file is \
+         still good. Start mooring-agent once: it unmounts everything, wipes the keys and ends; then enrol the machine anew"
+    )
+}
+
 async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<Host> {
     let join = enroll::read_join(join_file).context("no usable join string")?;
     let facts = facts::gather(&mut Detector::new(config.programs.clone())).await;
     Ok(enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?)
+}
+
+/// Whether it was a host, and nothing is left to prove it with. The key of a machine that waits for the reply to its
+/// enrolment is there.
+fn has_lost_its_key(config: &Config) -> bool {
+    let key = credential_paths(&config.state_dir).key;
+    matches!(Host::load(&config.state_dir), Ok(Some(_))) && !key.exists()
 }
 
 fn is_enrolled(config: &Config) -> anyhow::Result<bool> {

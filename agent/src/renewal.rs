@@ -129,7 +129,10 @@ impl Renewal {
             .renewed(certificate_pem)
             .map_err(|error| causes(&error))?;
         // On disk first: a crash after this line starts with the new one, before it with the old one; both are good.
-        if let Err(error) = renewed.save(&self.paths) {
+        let Some(saved) = self.bans.unless_banned(|| renewed.save(&self.paths)) else {
+            return std::future::pending().await;
+        };
+        if let Err(error) = saved {
             let path = PathBuf::from(&self.paths.certificate);
             tracing::error!(path = %path.display(), error = %causes(&error),
                 "the new certificate cannot be written and is used from memory only; free some space");

@@ -173,6 +173,25 @@ fn a_removal_is_kept_until_it_was_carried_out() {
 }
 
 #[test]
+fn an_unmount_that_was_called_off_too_late_leaves_the_order_to_mount() {
+    let ordered = |from: i64, upserts: Vec<pb::Assignment>, removals: Vec<pb::Removal>| pb::Delta {
+        from_revision: from,
+        to_revision: from + 1,
+        upserts,
+        removals,
+    };
+    let removing = held(&["a", "b"])
+        .after_delta(&ordered(10, vec![], vec![removal("a")]))
+        .unwrap();
+    let called_off = removing
+        .after_delta(&ordered(11, vec![assignment("a", 1)], vec![]))
+        .unwrap();
+    assert!(called_off.removals.is_empty());
+    // Its task had unmounted it before it heard of that.
+    assert_eq!(called_off.after_removal("a"), called_off);
+}
+
+#[test]
 fn a_pending_removal_survives_a_snapshot_that_no_longer_mentions_it() {
     let delta = pb::Delta {
         from_revision: 10,
@@ -256,4 +275,16 @@ fn a_change_that_cannot_be_written_has_not_happened() {
     assert!(ledger.change(|_| Ok::<_, LedgerError>(held(&["b"]))).is_err());
     assert_eq!(*ledger.held(), held(&["a"]));
     std::fs::rename(dir.path().with_extension("gone"), dir.path()).unwrap();
+}
+
+#[test]
+fn a_ledger_that_is_to_be_wiped_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    ledger.change(|_| Ok::<_, LedgerError>(held(&["a"]))).unwrap();
+    ledger.close();
+    std::fs::remove_file(dir.path().join("ledger")).unwrap();
+    let late = ledger.change(|held| Ok::<_, LedgerError>(held.after_removal("a")));
+    assert!(matches!(late, Err(LedgerError::Closed)));
+    assert!(!dir.path().join("ledger").exists());
 }

@@ -134,6 +134,11 @@ impl Mounter {
         record.worker.kill();
     }
 
+    /// Removes the keys of all foreign programs, also of mounts of which no record is left.
+    pub fn forget_all_keys(&self) {
+        self.keys().remove_all();
+    }
+
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
         let record = self.runs.read(uid);

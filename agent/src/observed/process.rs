@@ -38,7 +38,8 @@ impl Process {
         self.is_alive().then_some(pidfd)
     }
 
-    /// Ends it for good. Only for workers that serve no mount yet, or that have a successor: nothing is lost with them.
+    /// Ends it for good. For workers that serve no mount yet, or that have a successor: nothing is lost with them. Only a ban
+    /// ends one that may serve files that are open.
     pub fn kill(self) {
         if let Some(pidfd) = self.pidfd() {
             // It may have ended meanwhile, which is just as well.

@@ -61,6 +61,16 @@ impl Keys {
         let _ = std::fs::remove_dir(folder);
     }
 
+    /// Forgets the keys of all mounts, also of those that nobody remembers.
+    pub(in crate::mounter) fn remove_all(&self) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in entries {
+            if let Some(mount) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                self.remove(mount);
+            }
+        }
+    }
+
     fn prepare(&self) -> Result<(), MountError> {
         files::create_private_directory(&self.folder)
             .map_err(|error| MountError::host("HostError", describe(&error)))?;
