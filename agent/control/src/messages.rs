@@ -27,6 +27,15 @@ pub enum ToWorker {
         /// What to serve.
         config: WorkerConfig,
     },
+    /// Say whether [`ToWorker::Succeed`] could be followed: whether this program can read the table that the
+    /// mount's present worker keeps. Changes nothing, and needs no descriptor; the worker waits for its
+    /// `Start` or `Succeed` as before. Answered by `Prepared` or `Failed`.
+    ///
+    /// The sender asks before it ends a healthy worker for the sake of another program.
+    Prepare {
+        /// What there would be to serve.
+        config: WorkerConfig,
+    },
     /// Go on with a mount whose worker is dead; the descriptor of the live connection comes with the packet,
     /// and what the dead one knew is in the folder [`WorkerConfig::succession`]. Answered by `Started` or
     /// `Failed`; after a failure another worker may try.
@@ -77,6 +86,9 @@ pub enum FromWorker {
         #[serde(default)]
         program_version: String,
     },
+    /// The table can be read, and there is nothing else that would keep this worker from going on with the
+    /// mount, as far as it can tell without doing so.
+    Prepared,
     /// The mount answers.
     Started {
         /// Whether another worker can succeed this one on the same descriptor: the kernel sends again what

@@ -168,3 +168,22 @@ fn a_worker_or_agent_that_knows_no_succession_is_understood_and_has_none() {
     let old: WorkerConfig = serde_json::from_value(text).unwrap();
     assert!(old.succession.is_none());
 }
+
+#[test]
+fn a_worker_is_asked_whether_it_could_go_on_without_being_given_the_mount() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.sock");
+    let listener = Listener::bind(&path).unwrap();
+    let agent = Connection::connect(&path, Duration::from_secs(5)).unwrap();
+    let worker = listener.accept().unwrap();
+    agent.send(&ToWorker::Prepare { config: config() }, None).unwrap();
+    let (ToWorker::Prepare { config }, None) = worker.receive::<ToWorker>().unwrap() else {
+        panic!("another message came, or a descriptor")
+    };
+    assert_eq!(config.assignment_uid, "0197");
+    worker.send(&FromWorker::Prepared, None).unwrap();
+    assert!(matches!(
+        agent.receive::<FromWorker>().unwrap().0,
+        FromWorker::Prepared
+    ));
+}

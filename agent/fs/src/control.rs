@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use self::inherit::{fresh_recorder, inherit};
+use self::inherit::{fresh_recorder, inherit, left_behind};
 use crate::credentials::{AccessKey, Credential, LiveCredential};
 use crate::filesystem::{Filesystem, Presentation, Settings};
 use crate::fuse::session::Session;
@@ -249,6 +249,10 @@ impl Worker {
                     Ok(started) => started,
                     Err(error) => return self.tell_failure(connection, error),
                 },
+                ToWorker::Prepare { config } => match prepare(config) {
+                    Ok(()) => FromWorker::Prepared,
+                    Err(error) => failed(error),
+                },
                 ToWorker::SetCredential { credential } => match served {
                     Some(served) => {
                         served.credential.replace(access_key(&credential));
@@ -405,6 +409,14 @@ impl Worker {
             writable: health.writable,
         }
     }
+}
+
+/// Whether a mount could be gone on with, from all that can be told while its worker lives.
+fn prepare(config: WorkerConfig) -> Result<(), MountError> {
+    let succession = config.succession.clone();
+    let credential = LiveCredential::new(access_key(&config.credential));
+    supervised_settings(config, &credential)?;
+    left_behind(succession.as_deref()).map(|_| ())
 }
 
 fn supervised_settings(

@@ -103,7 +103,9 @@ impl Worker {
                     key_refused,
                 });
             }
-            FromWorker::Started { .. } | FromWorker::Status(_) => return Err(WorkerError::OutOfTurn),
+            FromWorker::Started { .. } | FromWorker::Prepared | FromWorker::Status(_) => {
+                return Err(WorkerError::OutOfTurn);
+            }
         };
         Ok(Worker { connection, hello })
     }
@@ -142,7 +144,9 @@ impl Worker {
                 remedy,
                 key_refused,
             }),
-            FromWorker::Hello { .. } | FromWorker::Status(_) => Err(WorkerError::OutOfTurn),
+            FromWorker::Hello { .. } | FromWorker::Prepared | FromWorker::Status(_) => {
+                Err(WorkerError::OutOfTurn)
+            }
         }
     }
 
@@ -189,7 +193,9 @@ impl Worker {
                 remedy,
                 key_refused,
             }),
-            FromWorker::Hello { .. } | FromWorker::Started { .. } => Err(WorkerError::OutOfTurn),
+            FromWorker::Hello { .. } | FromWorker::Prepared | FromWorker::Started { .. } => {
+                Err(WorkerError::OutOfTurn)
+            }
         }
     }
 }

@@ -88,6 +88,14 @@ impl Keeper {
     pub(super) fn succeed(&mut self) {
         let mut dead = self.worker.take().unwrap();
         let next = self.next.take().unwrap();
+        // As an agent asks before an upgrade, while the old worker serves.
+        let prepared = next.ask(&ToWorker::Prepare {
+            config: self.config(),
+        });
+        assert!(
+            matches!(prepared, FromWorker::Prepared),
+            "the next worker answers {prepared:?}"
+        );
         dead.process.kill();
         next.hand_over(
             &ToWorker::Succeed {

@@ -1,5 +1,6 @@
 //! What a worker leaves to another one, and what it finds: where the table is, and the way from it to a mount.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,16 @@ use crate::filesystem::{Filesystem, Settings};
 use crate::fuse::session::Session;
 use crate::mount::{MountError, go_on};
 use crate::store::s3::S3Options;
-use crate::succession::Recorder;
 use crate::succession::log::Log;
+use crate::succession::record::Connection;
+use crate::succession::{Inheritance, Recorder};
+
+/// A table, with what must be in it.
+pub(super) struct LeftBehind<'a> {
+    folder: &'a Path,
+    inheritance: Inheritance,
+    agreed: Connection,
+}
 
 /// Who notes what a successor must know. Without a place for that, nobody succeeds this worker.
 pub(super) fn fresh_recorder(succession: Option<&Path>) -> Recorder {
@@ -25,6 +34,32 @@ pub(super) fn fresh_recorder(succession: Option<&Path>) -> Recorder {
     })
 }
 
+/// What a worker has left behind, or would leave if it ended now. Changes nothing, so that it can be asked
+/// while that worker lives.
+pub(super) fn left_behind(succession: Option<&Path>) -> Result<LeftBehind<'_>, MountError> {
+    let folder = succession
+        .ok_or_else(|| MountError::new("the configuration names no folder for succession", "mount anew"))?;
+    let inheritance = Log::read(folder).map_err(unreadable)?;
+    let agreed = inheritance.connection.ok_or_else(|| {
+        MountError::new(
+            "the worker before has not shaken hands with the kernel",
+            "mount anew",
+        )
+    })?;
+    Ok(LeftBehind {
+        folder,
+        inheritance,
+        agreed,
+    })
+}
+
+fn unreadable(error: io::Error) -> MountError {
+    MountError::new(
+        format!("what the worker before has left cannot be read: {error}"),
+        "mount anew",
+    )
+}
+
 /// Goes on with a mount whose worker is dead.
 pub(super) fn inherit(
     succession: Option<&Path>,
@@ -32,21 +67,11 @@ pub(super) fn inherit(
     settings: Settings,
     descriptor: OwnedFd,
 ) -> Result<(Arc<Filesystem>, Session), MountError> {
-    let unreadable = |error: std::io::Error| {
-        MountError::new(
-            format!("what the dead worker has left cannot be read: {error}"),
-            "mount anew",
-        )
-    };
-    let folder = succession
-        .ok_or_else(|| MountError::new("the configuration names no folder for succession", "mount anew"))?;
-    let inheritance = Log::read(folder).map_err(unreadable)?;
-    let agreed = inheritance.connection.ok_or_else(|| {
-        MountError::new(
-            "the dead worker has not shaken hands with the kernel",
-            "mount anew",
-        )
-    })?;
+    let LeftBehind {
+        folder,
+        inheritance,
+        agreed,
+    } = left_behind(succession)?;
     let recorder = Recorder::go_on(folder, inheritance.clone()).map_err(unreadable)?;
     let filesystem = go_on(store, settings, recorder.clone(), &inheritance)?;
     let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed)

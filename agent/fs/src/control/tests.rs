@@ -5,6 +5,8 @@ use std::time::Duration;
 use mooring_control::{Credential as KeyPair, PACKET_BYTES_MAX, Secret};
 
 use super::*;
+use crate::succession::Recorder;
+use crate::succession::record::{self, Record};
 
 fn config() -> WorkerConfig {
     WorkerConfig {
@@ -86,4 +88,32 @@ fn what_others_have_written_is_cut_so_that_a_message_fits_into_a_packet() {
     };
     let text = serde_json::to_vec(&FromWorker::Status(status)).unwrap();
     assert!(text.len() < PACKET_BYTES_MAX, "{} bytes", text.len());
+}
+
+#[test]
+fn who_is_asked_to_prepare_reads_the_table_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepare_here = || {
+        prepare(WorkerConfig {
+            succession: Some(folder.path().to_owned()),
+            ..config()
+        })
+    };
+    assert!(prepare(config()).is_err(), "there is no place for a table");
+    assert!(prepare_here().is_err(), "there is no table");
+    let recorder = Recorder::begin(folder.path()).unwrap();
+    assert!(prepare_here().is_err(), "nothing was agreed with the kernel");
+    recorder.note(&Record::Connection(record::Connection {
+        minor: 45,
+        readahead_bytes_max: 131_072,
+        capabilities: 0,
+    }));
+    recorder.write_down();
+    let table = folder.path().join("table");
+    let before = std::fs::read(&table).unwrap();
+    prepare_here().unwrap();
+    assert_eq!(std::fs::read(&table).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    std::fs::write(&table, b"of another version").unwrap();
+    assert!(prepare_here().is_err());
 }
