@@ -195,12 +195,19 @@ impl Question {
         let worker = Worker::connect(&self.mounter.runs.control_socket(self.uid))?;
         let hello = worker.hello();
         let keeper = &self.mounter.keeper;
-        if let Some(number) = hello.fuse_descriptor
-            && hello.resend
-            && hello.pid == process.pid
-            && !keeper.holds(self.uid)
-        {
-            keeper.retrieve(self.uid, &self.path, process, number);
+        if let Some(number) = hello.fuse_descriptor.filter(|_| hello.pid == process.pid) {
+            match (hello.resend, keeper.holds(self.uid)) {
+                (true, false) => {
+                    keeper.retrieve(self.uid, &self.path, process, number);
+                }
+                // It could not write down what a successor must know, and after its death nobody could go on.
+                (false, true) => {
+                    tracing::warn!(assignment = %self.uid, path = %self.path.display(),
+                        "a worker has given its succession up, as its log says; should it die, its mount is made anew");
+                    keeper.forget(self.uid);
+                }
+                (true, true) | (false, false) => {}
+            }
         }
         worker.status()
     }

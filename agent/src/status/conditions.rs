@@ -168,7 +168,15 @@ fn mounted(facts: &Facts<'_>) -> Finding {
                 "the mount's worker has died; another one goes on with the mount, and whoever uses it waits",
             ),
             (None, Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_)) => {
-                no("WorkerDied", "the mount's worker has died; it is mounted anew")
+                match facts.failure {
+                    None => no("WorkerDied", "the mount's worker has died; it is mounted anew"),
+                    Some(error) => no(
+                        "WorkerDied",
+                        format!(
+                            "the mount's worker has died, and it cannot be mounted anew yet; this is tried again: {error}"
+                        ),
+                    ),
+                }
             }
         },
         _ => match facts.failure {
@@ -361,7 +369,8 @@ fn remarks(facts: &Facts<'_>, status: &WorkerStatus) -> Option<(&'static str, St
             reason = "RemountOnCrash";
             remarks.push(
                 "should its worker die, it is mounted anew and open files fail: this worker cannot be succeeded; the one of \
-                 the next mount can, if agent and mooring-fs are of one release"
+                 the next mount can, if there is room in run_dir for what it must know, and if agent and mooring-fs are \
+                 of one release"
                     .to_owned(),
             );
         }
