@@ -33,8 +33,10 @@ impl S3Store {
             match &outcome {
                 Ok(_) => live.accepted(generation),
                 Err(StoreError::Denied { code }) => {
-                    if self.is_refusal_of_the_key(code).await && live.may_be_accepted_later(generation).await
-                    {
+                    let for_its_key = self.is_refusal_of_the_key(code).await
+                        // What has no word may have been refused for a key that is not in use any more.
+                        || (code == WORDLESS && live.generation() != generation);
+                    if for_its_key && live.may_be_accepted_later(generation).await {
                         continue;
                     }
                 }
