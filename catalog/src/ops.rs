@@ -50,6 +50,8 @@ pub struct Catalog {
     pub streams: Arc<session::streams::Streams>,
     /// What hosts say, on its way to the rows.
     intake: session::intake::Intake,
+    /// What hosts ask, on its way to an answer.
+    desks: session::Desks,
     /// What hosts sign to recover.
     nonces: recovery::Nonces,
 }
@@ -65,7 +67,7 @@ pub struct Settings {
     pub endpoint_rules: Arc<EndpointRules>,
     /// When a host that is not heard of counts as lost.
     pub host_lost_after: Duration,
-    /// How often a host's stream looks for orders by itself.
+    /// How often all hosts' streams together look for orders by themselves.
     pub look_interval: Duration,
 }
 
@@ -81,6 +83,7 @@ impl Catalog {
         let streams: Arc<session::streams::Streams> = Arc::default();
         let intake = session::intake::Intake::new(store.clone(), clock.clone(), streams.tasks.clone());
         Self {
+            desks: session::Desks::new(&store, &clock, &streams.tasks),
             nonces: recovery::Nonces::new(clock.random()),
             store,
             keyring,

@@ -18,8 +18,8 @@ use crate::store::Store;
 
 /// How long the server's own certificate lives; it is renewed at half of it without dropping the listener.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
-/// How often a host's stream looks for orders by itself. Wake-ups come with each commit of this server; this is for
-/// those of another one and for what a wake-up has missed, and costs two small reads.
+/// How often all hosts' streams together look for orders by themselves. Wake-ups come with each commit of this server;
+/// this is for those of another one.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// How long calls under way may go on after the server was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(4);
@@ -160,6 +160,9 @@ impl Server {
         let upkeep = catalog.clone();
         let upkeep_shutdown = shutdown.clone();
         tasks.spawn(async move { upkeep.upkeep(upkeep_shutdown).await });
+        let sweep = catalog.clone();
+        let sweep_shutdown = shutdown.clone();
+        tasks.spawn(async move { sweep.sweep_orders(sweep_shutdown).await });
         // Streams never end by themselves: they are told to, or the server would wait for them.
         let streams = catalog.streams.clone();
         let streams_shutdown = shutdown.clone();

@@ -136,6 +136,16 @@ impl Store {
         self.orders.of_host(host_uid)
     }
 
+    /// Has the streams of hosts look for orders that no commit of this process has told them of. Answers how many do.
+    pub fn orders_missed(&self, hosts: impl IntoIterator<Item = (Uuid, i64)>) -> usize {
+        self.orders.missed(hosts)
+    }
+
+    /// Has the streams of these hosts look again, whatever they were told of.
+    pub fn look_again(&self, which: impl Fn(Uuid) -> bool) {
+        self.orders.look_again(which);
+    }
+
     /// Lets the commits under way end, then closes all connections.
     pub async fn close(&self) -> Result<(), Error> {
         self.commits.close();

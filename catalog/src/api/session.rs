@@ -2,8 +2,8 @@
 //! way. One task for each stream, owned by the catalog's [`Streams`]; it ends with the host's certificate, with a newer
 //! stream of the same host, with the host, or with the server.
 //!
-//! Invariants: each message leads from the revision of the one before it, so nothing is lost between them; what a
-//! wake-up misses, the next look finds.
+//! Invariants: each message leads from the revision of the one before it, so nothing is lost between them; wake-ups are
+//! counted from before the first look, and what no wake-up comes for, the sweep of `ops/session/sweep.rs` finds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,16 @@ use super::decode::split;
 use super::enrollment::facts;
 use crate::domain::Error;
 use crate::ops::Catalog;
+use crate::ops::session::Orders;
 use crate::ops::session::streams::{OpenStream, Seat};
 use crate::policy::Identity;
 
 mod encode;
+mod pace;
 mod reports;
 
-use reports::Reports;
+use pace::Pace;
+use reports::{Due, Reports};
 
 /// For the Hello to arrive after the stream was opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,11 +55,21 @@ impl pb::session_service_server::SessionService for Api {
         let (caller, mut incoming) = split(request)?;
         let identity = caller.host(self.catalog.clock.now())?.clone();
         let hello = first(&mut incoming).await?;
-        let greeting = self
-            .catalog
-            .greet(&identity, facts(hello.facts.clone().unwrap_or_default()))
-            .await?;
-        self.catalog.note_held(&identity, &encode::held(&hello)).await?;
+        let seat = Seat {
+            machine: hello.machine_id.clone(),
+            boot: hello.boot_id.clone(),
+            instance: hello.instance.clone(),
+        };
+        // What a copy says of the host is not noted.
+        let now = self.catalog.clock.now();
+        if let Err(refusal) = self.catalog.streams.check(identity.uid, &seat, now) {
+            return Err(self.catalog.refuse_copy(&identity, refusal).await.into());
+        }
+        let mut woken = self.catalog.store.orders_of(identity.uid);
+        woken.mark_unchanged();
+        let held = encode::held(&hello);
+        let facts = facts(hello.facts.unwrap_or_default());
+        let (greeting, orders) = self.catalog.greet(&identity, facts, &held).await?;
         if hello.realm_uid == greeting.realm.uid.to_string()
             && hello.epoch == greeting.realm.epoch
             && hello.revision > greeting.realm.revision
@@ -65,8 +78,8 @@ impl pb::session_service_server::SessionService for Api {
                 host_uid = %identity.uid,
                 host_revision = hello.revision,
                 own_revision = greeting.realm.revision,
-                "a host has seen a later state than this database has: it was restored from a backup; hosts hold still \
-                 until the newer database is back, or `mooring-catalog raise-epoch` says that this one counts"
+                "a host has seen a later state than this database has: it was restored from a backup; hosts hold still, \
+                 also when the newer database is back, until `mooring-catalog raise-epoch` says that the one that is there counts"
             );
         }
         tracing::info!(
@@ -77,29 +90,28 @@ impl pb::session_service_server::SessionService for Api {
             held = hello.held.len(),
             "a host has connected"
         );
-        let seat = Seat {
-            machine: hello.machine_id,
-            boot: hello.boot_id,
-            instance: hello.instance,
-        };
-        let open = match self.catalog.streams.open(identity.uid, seat) {
+        let open = match self.catalog.streams.open(identity.uid, seat, now) {
             Ok(open) => open,
-            Err(copy) => return Err(self.catalog.refuse_copy(&identity, copy).await.into()),
+            Err(refusal) => return Err(self.catalog.refuse_copy(&identity, refusal).await.into()),
         };
         let (queue, outgoing) = mpsc::channel(QUEUE_MESSAGES);
         let stream = Stream {
-            woken: self.catalog.store.orders_of(identity.uid),
+            woken,
             open,
             banned: false,
             reports: Reports::default(),
+            pace: Pace::new(Instant::now()),
             told: 0,
-            next_look: Instant::now(),
+            look_again: None,
             catalog: self.catalog.clone(),
             identity,
             queue,
         };
         let welcome = encode::welcome(greeting);
-        self.catalog.streams.tasks.spawn(stream.serve(welcome, incoming));
+        self.catalog
+            .streams
+            .tasks
+            .spawn(stream.serve(welcome, orders, incoming));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
@@ -112,17 +124,19 @@ struct Stream {
     woken: watch::Receiver<i64>,
     queue: mpsc::Sender<Result<pb::ConnectResponse, Status>>,
     reports: Reports,
+    pace: Pace,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
     /// The host was told that it is banned, and is told nothing more.
     banned: bool,
-    /// When it looks by itself. Only a look moves it: a host that talks all the time must not put it off.
-    next_look: Instant,
+    /// When a look that failed is made again.
+    look_again: Option<Instant>,
 }
 
 /// What happens on a stream.
 enum Event {
     Said(Box<Result<Option<pb::ConnectRequest>, Status>>),
+    Rested,
     Look,
     ReportDue,
     Superseded,
@@ -138,9 +152,14 @@ enum Ended {
 }
 
 impl Stream {
-    async fn serve(mut self, welcome: pb::Welcome, mut incoming: Streaming<pb::ConnectRequest>) {
+    async fn serve(
+        mut self,
+        welcome: pb::Welcome,
+        orders: Orders,
+        mut incoming: Streaming<pb::ConnectRequest>,
+    ) {
         let host_uid = self.identity.uid;
-        match self.run(welcome, &mut incoming).await {
+        match self.run(welcome, orders, &mut incoming).await {
             Ended::Quietly(reason) => tracing::info!(%host_uid, reason, "a host's stream has ended"),
             Ended::Because(error) => {
                 tracing::info!(%host_uid, reason = %error, "a host's stream is ended");
@@ -150,13 +169,19 @@ impl Stream {
         }
     }
 
-    async fn run(&mut self, welcome: pb::Welcome, incoming: &mut Streaming<pb::ConnectRequest>) -> Ended {
-        if let Err(ended) = self.begin(welcome).await {
+    async fn run(
+        &mut self,
+        welcome: pb::Welcome,
+        orders: Orders,
+        incoming: &mut Streaming<pb::ConnectRequest>,
+    ) -> Ended {
+        if let Err(ended) = self.begin(welcome, orders).await {
             return ended;
         }
         loop {
             let done = match self.next_event(incoming).await {
                 Event::Said(said) => self.hear(*said),
+                Event::Rested => Ok(()),
                 Event::Look => self.tell().await,
                 Event::ReportDue => self.take_report().await,
                 Event::Superseded => return Ended::Because(superseded()),
@@ -168,16 +193,9 @@ impl Stream {
         }
     }
 
-    async fn begin(&mut self, welcome: pb::Welcome) -> Result<(), Ended> {
+    async fn begin(&mut self, welcome: pb::Welcome, orders: Orders) -> Result<(), Ended> {
         self.send(Told::Welcome(welcome)).await?;
-        self.woken.mark_unchanged();
-        let orders = self
-            .catalog
-            .orders_since(&self.identity, 0)
-            .await
-            .map_err(Ended::Because)?;
         self.told = orders.revision;
-        self.next_look = Instant::now() + self.catalog.settings.look_interval;
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
         }
@@ -190,12 +208,15 @@ impl Stream {
         // The look after the certificate's end finds that it has ended.
         let left =
             Duration::try_from(self.identity.not_after - now).unwrap_or_default() + Duration::from_millis(1);
-        let look = self.next_look.min(Instant::now() + left);
+        let end = Instant::now() + left;
+        let look = self.look_again.map_or(end, |look| look.min(end));
+        let talks_too_much = self.pace.rests_until(Instant::now());
         let report_due = self.reports.due();
         tokio::select! {
             () = self.open.superseded.cancelled() => Event::Superseded, // cancel-safe: no state
             () = self.catalog.streams.closing.cancelled() => Event::Closing, // cancel-safe: no state
-            said = incoming.message() => Event::Said(Box::new(said)), // cancel-safe: a message half read stays in the stream
+            said = incoming.message(), if talks_too_much.is_none() => Event::Said(Box::new(said)), // cancel-safe: a message half read stays in the stream
+            () = sleep_until(talks_too_much) => Event::Rested, // cancel-safe: no state
             _ = self.woken.changed() => Event::Look, // cancel-safe per tokio's docs; its sender lives as long as the store
             () = sleep_until(report_due) => Event::ReportDue, // cancel-safe: no state
             () = tokio::time::sleep_until(look) => Event::Look, // cancel-safe: no state
@@ -203,9 +224,15 @@ impl Stream {
     }
 
     fn hear(&mut self, said: Result<Option<pb::ConnectRequest>, Status>) -> Result<(), Ended> {
+        self.pace.heard(Instant::now());
         let message = said.map_err(|_| Ended::Quietly("the connection is gone"))?;
         match message.ok_or(Ended::Quietly("the host has ended it"))?.message {
-            Some(Said::Report(report)) => self.reports.take(report, self.catalog.clock.now()),
+            Some(Said::Report(report)) => {
+                if self.open.holds_still(&report.holding_still) && !report.holding_still.is_empty() {
+                    tracing::warn!(host_uid = %self.identity.uid, reason = report.holding_still, "this host holds still, it says");
+                }
+                self.reports.take(report, self.catalog.clock.now());
+            }
             Some(Said::Nack(nack)) => {
                 tracing::warn!(
                     host_uid = %self.identity.uid,
@@ -227,23 +254,25 @@ impl Stream {
             // A message of a newer agent.
             None => {}
         }
-        self.catalog
-            .streams
-            .heard(self.identity.uid, self.catalog.clock.now());
+        self.open.heard(self.catalog.clock.now());
         Ok(())
     }
 
     /// Tells the host what has changed since it was last told, if anything has.
     async fn tell(&mut self) -> Result<(), Ended> {
         self.woken.mark_unchanged();
+        // Its end needs no database, and is not put off by one that does not answer.
+        self.identity
+            .valid_host(self.catalog.clock.now())
+            .map_err(Ended::Because)?;
         let orders = match self.catalog.orders_since(&self.identity, self.told).await {
             Ok(orders) => orders,
             Err(error) => {
-                self.next_look = Instant::now() + LOOK_RETRY;
+                self.look_again = Some(Instant::now() + LOOK_RETRY);
                 return self.bear(error);
             }
         };
-        self.next_look = Instant::now() + self.catalog.settings.look_interval;
+        self.look_again = None;
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
         }
@@ -267,10 +296,15 @@ impl Stream {
     }
 
     async fn take_report(&mut self) -> Result<(), Ended> {
-        let Some((mounts, at)) = self.reports.next(Instant::now()) else {
+        let Some(Due { mounts, at, is_news }) = self.reports.next(Instant::now()) else {
             return Ok(());
         };
-        match self.catalog.observe(&self.identity, mounts, at).await {
+        let taken = if is_news {
+            self.catalog.observe(&self.identity, mounts, at).await
+        } else {
+            self.catalog.observe_if_news(&self.identity, mounts, at).await
+        };
+        match taken {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.reports.failed();

@@ -53,6 +53,12 @@ pub struct Ban {
 }
 
 impl Host {
+    /// Whether a copy of its state folder was refused lately: one that is about tries again within half a minute.
+    pub fn is_cloned(&self, now: OffsetDateTime) -> bool {
+        const SHOWN: time::Duration = time::Duration::days(1);
+        self.clone_time.is_some_and(|noted| now - noted < SHOWN)
+    }
+
     /// How it is now, with so many mounts left.
     pub fn state(&self, now: OffsetDateTime, lost_after: Duration, mounts: i32) -> HostState {
         if self.ban.is_some() {
@@ -248,6 +254,17 @@ mod tests {
         assert_eq!(state(0, true, true, 3), HostState::Banned);
         assert_eq!(state(70, false, true, 0), HostState::Banned);
         assert!(!HostState::Banned.is_waited_for() && HostState::Draining.is_waited_for());
+    }
+
+    #[test]
+    fn a_host_counts_as_copied_for_a_day_after_the_copy_was_last_refused() {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let copied = Host {
+            clone_time: Some(now),
+            ..host()
+        };
+        assert!(copied.is_cloned(now) && copied.is_cloned(now + time::Duration::hours(23)));
+        assert!(!copied.is_cloned(now + time::Duration::days(1)) && !host().is_cloned(now));
     }
 
     #[test]

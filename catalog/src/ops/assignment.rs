@@ -94,7 +94,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Has one host told what its pool has been given. Costs nothing for the pool's other hosts, so that a rack can join.
+    /// Has one host told what its pool has been given, and calls off what a drain has ordered it to unmount if it takes
+    /// mounts again. Costs nothing for the pool's other hosts, so that a rack can join.
     pub(super) async fn assign_host(&self, writing: &Writing, host: &Host) -> Result<(), Error> {
         let mut new = Vec::new();
         for activation in store::activation::live_of_pool(writing, host.pool_uid).await? {
@@ -114,9 +115,17 @@ impl Catalog {
         host: &Host,
         known: Option<Assignment>,
     ) -> Result<Option<Assignment>, Error> {
+        // A drain that was called off: what the host has not unmounted yet, it keeps.
+        let called_off = |known: &Assignment| {
+            let drained = |removal: &RemovalOrder| removal.reason == RemovalOrder::DRAINED;
+            !host.unschedulable && known.removal.as_ref().is_some_and(drained)
+        };
         match known {
-            Some(assignment) if assignment.spec_hash == *spec_hash => Ok(None),
+            Some(known) if known.spec_hash == *spec_hash && !called_off(&known) => Ok(None),
             Some(mut assignment) => {
+                if called_off(&assignment) {
+                    assignment.removal = None;
+                }
                 let stored = Some((assignment.generation, assignment.spec_hash.as_str()));
                 assignment.generation = next_generation(stored, spec_hash);
                 assignment.spec = spec.clone();

@@ -2,6 +2,7 @@
 //! there is no permit: what stands in its place is the token, or the host's certificate.
 
 use mooring_identity::{HpkePublicKey, Issued, KeyPin, Principal, authority, possession};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Catalog;
@@ -81,6 +82,16 @@ impl Catalog {
                 realm_uid,
                 issued,
                 ca_pem,
+            });
+        }
+        if let Some(banned) = store::host::banned_with(&writing, key, &hpke).await? {
+            return Err(Error::Precondition {
+                reason: "HostBanned",
+                subject: banned.to_string(),
+                problem: format!(
+                    "this machine has the keys of {banned}, which is banned; start its agent once, so that it carries the ban \
+                     out and wipes them, and enrol it then; it gets keys of its own"
+                ),
             });
         }
         let Some(token) = store::join_token::consume(&writing, digest, SubjectKind::Pool).await? else {
@@ -186,8 +197,17 @@ impl Catalog {
 /// The host behind a certificate. A database that does not know it may be an old or an empty one, so the answer must
 /// not look like an order: the agent keeps its mounts.
 pub(super) async fn host_of(snapshot: &Snapshot, identity: &Identity) -> Result<Host, Error> {
-    identity.valid_host(snapshot.now())?;
     let host = store::host::by_uid(snapshot, identity.uid).await?;
+    host_behind(identity, host.as_ref(), snapshot.now()).cloned()
+}
+
+/// The same, with the row of that uid at hand.
+pub(super) fn host_behind<'a>(
+    identity: &Identity,
+    host: Option<&'a Host>,
+    now: OffsetDateTime,
+) -> Result<&'a Host, Error> {
+    identity.valid_host(now)?;
     let host = host.ok_or_else(|| host_unknown(identity.uid))?;
     if host.key != identity.key {
         return Err(Error::Unauthenticated {
@@ -202,7 +222,7 @@ pub(super) fn host_unknown(uid: Uuid) -> Error {
     Error::Precondition {
         reason: "HostUnknown",
         subject: format!("hosts with uid {uid}"),
-        problem: "this catalog's database does not know this host: the host was deleted, or an older or empty database \
+        problem: "this catalog's database does not know this host with this key: the host was deleted, or an older or empty database \
                   answers; the host keeps its mounts. Restore the right database, or stop its agent and enrol the host \
                   again: mooring-agent enroll --join-file FILE"
             .into(),

@@ -221,8 +221,9 @@ impl Catalog {
         for host in hosts {
             let mounts = counts.get(&host.meta.uid).copied().unwrap_or(0);
             let state = self.host_state(snapshot, &host, mounts);
+            let holding_still = self.streams.holds_still(host.meta.uid);
             views.push(HostView {
-                message: message(snapshot, &host, state).await?,
+                message: message(snapshot, &host, state, mounts, holding_still).await?,
                 state,
                 mounts,
                 host,
@@ -233,10 +234,24 @@ impl Catalog {
 }
 
 /// What is to be known of a host beyond its state.
-async fn message(snapshot: &Snapshot, host: &Host, state: HostState) -> Result<String, Error> {
+async fn message(
+    snapshot: &Snapshot,
+    host: &Host,
+    state: HostState,
+    mounts: i32,
+    holding_still: Option<String>,
+) -> Result<String, Error> {
     let mut parts = Vec::new();
     if let Some(ban) = &host.ban {
         parts.push(format!("banned: {}", ban.reason));
+        if mounts > 0 {
+            parts.push(format!(
+                "it has not reported yet that what it had is gone ({mounts}): perhaps it has not heard of the ban"
+            ));
+        }
+    }
+    if let Some(reason) = holding_still {
+        parts.push(format!("holds still: {reason}"));
     }
     if state == HostState::Draining {
         /// Enough to begin with.
@@ -256,7 +271,9 @@ async fn message(snapshot: &Snapshot, host: &Host, state: HostState) -> Result<S
         }
         parts.push(waits);
     }
-    if let Some(time) = host.clone_time {
+    if let Some(time) = host.clone_time
+        && host.is_cloned(snapshot.now())
+    {
         let time = time.replace_nanosecond(0).unwrap_or(time);
         parts.push(format!(
             "CLONED: two machines use the state folder of this host, and one was refused at {time}; on the copy, stop the \

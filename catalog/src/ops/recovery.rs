@@ -2,8 +2,8 @@
 //! new certificate for it. The nonce that it signs is not stored: it carries the moment of its end and a code of
 //! authenticity, made with a key that lives as long as this process.
 //!
-//! Invariants: no key but the host's own gets a certificate; who does not have it learns nothing but that it failed, and
-//! takes no writer.
+//! Invariants: no key but the host's own gets a certificate; who does not have it learns nothing, not even whether there is
+//! such a host, and takes no writer.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Catalog;
 use crate::domain::Error;
+use crate::domain::audit::{Change, EventKind};
 use crate::domain::host::Host;
 use crate::store;
 
@@ -30,7 +31,8 @@ const END_BYTES: usize = 8;
 pub struct Nonces(Arc<hmac::Key>);
 
 impl Nonces {
-    /// With a key of its own: nonces of before a restart are good no longer, and hosts simply begin again.
+    /// With a key of its own: nonces of before a restart, or of another server, are not good here, and hosts simply begin
+    /// again.
     pub fn new(random: [u8; 32]) -> Self {
         Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &random)))
     }
@@ -108,15 +110,11 @@ impl Catalog {
         possession::verify(csr_pem, &signed, signature)
             .map_err(|error| Error::invalid("signature", error.to_string()))?;
         let known = |host: Option<Host>| {
-            let host = host.ok_or_else(|| super::enrollment::host_unknown(host_uid))?;
-            match host.key == key {
-                true => Ok(host),
-                false => Err(Error::Unauthenticated {
-                    reason: "the key is not this host's; enrol the host again",
-                }),
-            }
+            host.filter(|host| host.key == key)
+                .ok_or_else(|| super::enrollment::host_unknown(host_uid))
         };
-        let snapshot = self.read().await?;
+        // Anybody may ask: not more of them at a time than there are places for hosts.
+        let snapshot = self.look().await?;
         let host = known(store::host::by_uid(&snapshot, host_uid).await?)?;
         drop(snapshot);
         if let Some(ban) = self.ban_statement(&host)? {
@@ -128,10 +126,13 @@ impl Catalog {
         if let Some(ban) = self.ban_statement(&host)? {
             return Ok(Answered::Banned(ban));
         }
-        let name = host.name.to_string();
-        let (_, issued) = self.certify(&writing, host, csr_pem).await?;
-        writing.commit_unrecorded().await?;
-        tracing::info!(host = name, "a host has recovered");
+        let (host, issued) = self.certify(&writing, host, csr_pem).await?;
+        let name = &host.name;
+        // Unlike a renewal it is rare, and came over a connection that anybody can open.
+        let change = Change::new(name, "Recover", EventKind::Updated, name, host_uid)
+            .detail("certificate_serial", &issued.serial);
+        writing.commit(change).await?;
+        tracing::info!(host = %name, "a host has recovered");
         Ok(Answered::Issued(issued))
     }
 }

@@ -12,7 +12,7 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::columns::{from_json, json, named};
+use super::columns::{from_json, json, named, padded};
 use super::entity::assignment;
 use super::{Snapshot, Writing, failed};
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
@@ -31,6 +31,40 @@ pub async fn of_host_since(
         .all(snapshot.db())
         .await;
     rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
+/// The same of several hosts, by host.
+pub async fn of_hosts_since(
+    snapshot: &Snapshot,
+    hosts: &[Uuid],
+    revision: i64,
+) -> Result<BTreeMap<Uuid, Vec<Assignment>>, Error> {
+    let rows = assignment::Entity::find()
+        .filter(assignment::Column::HostUid.is_in(padded(hosts)))
+        .filter(assignment::Column::Revision.gt(revision))
+        .order_by_asc(assignment::Column::Uid)
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let mut by_host: BTreeMap<Uuid, Vec<Assignment>> = BTreeMap::new();
+    for row in rows {
+        by_host.entry(row.host_uid).or_default().push(of_row(row)?);
+    }
+    Ok(by_host)
+}
+
+/// The hosts whose assignments or removals changed after a revision, each with the newest of these changes.
+pub async fn hosts_changed_since(snapshot: &Snapshot, revision: i64) -> Result<Vec<(Uuid, i64)>, Error> {
+    assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::HostUid)
+        .column_as(assignment::Column::Revision.max(), "revision")
+        .filter(assignment::Column::Revision.gt(revision))
+        .group_by(assignment::Column::HostUid)
+        .into_tuple()
+        .all(snapshot.db())
+        .await
+        .map_err(failed)
 }
 
 /// All assignments and removals of a host.

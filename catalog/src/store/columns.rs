@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::domain::Error;
 
@@ -14,6 +15,15 @@ use crate::domain::Error;
 pub(super) fn to_stored_precision(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_nanosecond(time.microsecond() * 1000)
         .expect("a time's microseconds are within a second")
+}
+
+/// A list of uids for `IN`, filled up with its last one to one of few lengths: a connection keeps the plans of a hundred
+/// statements, and a list of another length is another statement.
+pub(super) fn padded(uids: &[Uuid]) -> impl Iterator<Item = Uuid> {
+    let fill = uids.len().next_power_of_two() - uids.len();
+    let last = uids.last().copied().into_iter();
+    let fill = last.flat_map(move |last| std::iter::repeat_n(last, fill));
+    uids.iter().copied().chain(fill)
 }
 
 pub(super) fn micros(time: OffsetDateTime) -> i64 {

@@ -1,5 +1,8 @@
 //! Rows of hosts.
 
+use std::collections::BTreeMap;
+
+use mooring_identity::{HpkePublicKey, KeyPin};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
     QueryOrder, QuerySelect, QueryTrait, Statement, Value,
@@ -7,7 +10,7 @@ use sea_orm::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{from_json, json, meta_of, micros, named, parsed, row_of, time};
+use super::columns::{from_json, json, meta_of, micros, named, padded, parsed, row_of, time};
 use super::entity::{assignment, host};
 use super::{Snapshot, Writing, failed};
 use crate::domain::host::{Ban, Host, HostFacts};
@@ -30,6 +33,52 @@ pub async fn by_uid(snapshot: &Snapshot, uid: Uuid) -> Result<Option<Host>, Erro
         .await
         .map_err(failed)?;
     row.map(of_row).transpose()
+}
+
+/// The hosts with these uids, by uid.
+pub async fn by_uids(snapshot: &Snapshot, uids: &[Uuid]) -> Result<BTreeMap<Uuid, Host>, Error> {
+    let rows = host::Entity::find()
+        .filter(host::Column::Uid.is_in(padded(uids)))
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    rows.into_iter().map(|row| Ok((row.uid, of_row(row)?))).collect()
+}
+
+/// All hosts there are, and whether each is banned.
+pub async fn all(snapshot: &Snapshot) -> Result<BTreeMap<Uuid, bool>, Error> {
+    let rows: Vec<(Uuid, Option<i64>)> = host::Entity::find()
+        .select_only()
+        .column(host::Column::Uid)
+        .column(host::Column::BanTime)
+        .into_tuple()
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let rows = rows.into_iter().map(|(uid, ban_time)| (uid, ban_time.is_some()));
+    Ok(rows.collect())
+}
+
+/// A banned host with one of these keys.
+pub async fn banned_with(
+    snapshot: &Snapshot,
+    key: KeyPin,
+    hpke: &HpkePublicKey,
+) -> Result<Option<HostName>, Error> {
+    let row = host::Entity::find()
+        .filter(host::Column::BanTime.is_not_null())
+        .filter(
+            Condition::any()
+                .add(host::Column::KeyPin.eq(key.to_string()))
+                .add(host::Column::HpkePublicKey.eq(hpke.as_bytes().to_vec())),
+        )
+        .one(snapshot.db())
+        .await;
+    Ok(row
+        .map_err(failed)?
+        .map(of_row)
+        .transpose()?
+        .map(|host| host.name))
 }
 
 /// A page of the hosts of a pool, or of all, ordered by id.

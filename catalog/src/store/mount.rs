@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{from_json, json, micros, named, time};
+use super::columns::{from_json, json, micros, named, padded, time};
 use super::entity::{assignment, host, mount};
 use super::{Snapshot, Writing, failed};
 use crate::domain::activation::MountState;
@@ -134,6 +134,27 @@ pub async fn of_host(snapshot: &Snapshot, host_uid: Uuid) -> Result<BTreeMap<Uui
         .collect()
 }
 
+/// The mounts of several hosts, by host and assignment.
+pub async fn of_hosts(
+    snapshot: &Snapshot,
+    hosts: &[Uuid],
+) -> Result<BTreeMap<Uuid, BTreeMap<Uuid, ObservedMount>>, Error> {
+    let rows = mount::Entity::find()
+        .filter(mount::Column::HostUid.is_in(padded(hosts)))
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    let mut by_host: BTreeMap<Uuid, BTreeMap<Uuid, ObservedMount>> = BTreeMap::new();
+    for row in rows {
+        let StoredMount {
+            host_uid, observed, ..
+        } = of_row(row)?;
+        let mounts = by_host.entry(host_uid).or_default();
+        mounts.insert(observed.assignment_uid, observed);
+    }
+    Ok(by_host)
+}
+
 /// The mounts of assignments, by assignment.
 pub async fn of_assignments_of(
     snapshot: &Snapshot,
@@ -151,9 +172,10 @@ pub async fn of_assignments_of(
         .collect()
 }
 
-/// Stores what a host says of a mount.
-pub async fn put(writing: &Writing, host_uid: Uuid, observed: &ObservedMount) -> Result<(), Error> {
-    let row = to_row(host_uid, observed, writing.now());
+/// Stores what hosts say of mounts, by host and assignment.
+pub async fn put_all(writing: &Writing, mounts: &BTreeMap<(Uuid, Uuid), ObservedMount>) -> Result<(), Error> {
+    /// Nine columns each: well below what one statement takes.
+    const ROWS_PER_STATEMENT: usize = 128;
     let key = [mount::Column::HostUid, mount::Column::AssignmentUid];
     let others = [
         mount::Column::Activation,
@@ -164,11 +186,17 @@ pub async fn put(writing: &Writing, host_uid: Uuid, observed: &ObservedMount) ->
         mount::Column::MountTime,
         mount::Column::UpdateTime,
     ];
-    mount::Entity::insert(row.into_active_model())
-        .on_conflict(OnConflict::columns(key).update_columns(others).to_owned())
-        .exec_without_returning(writing.db())
-        .await
-        .map_err(failed)?;
+    let rows: Vec<mount::Model> = mounts
+        .iter()
+        .map(|((host_uid, _), observed)| to_row(*host_uid, observed, writing.now()))
+        .collect();
+    for some in rows.chunks(ROWS_PER_STATEMENT) {
+        mount::Entity::insert_many(some.iter().cloned().map(IntoActiveModel::into_active_model))
+            .on_conflict(OnConflict::columns(key).update_columns(others).to_owned())
+            .exec_without_returning(writing.db())
+            .await
+            .map_err(failed)?;
+    }
     Ok(())
 }
 

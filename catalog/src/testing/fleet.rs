@@ -6,6 +6,7 @@ use mooring_proto::agent::v1 as agent_pb;
 use mooring_proto::agent::v1::enrollment_service_server::EnrollmentService as _;
 use mooring_proto::v1 as pb;
 use mooring_proto::v1::activation_service_server::ActivationService as _;
+use mooring_proto::v1::audit_service_server::AuditService as _;
 use mooring_proto::v1::host_service_server::HostService as _;
 use prost::Message;
 use tonic::{Request, Status};
@@ -236,6 +237,18 @@ impl World {
             grace: None,
         };
         self.api.deactivate(request(by, body)).await.unwrap().into_inner()
+    }
+
+    /// How many changes of the realm have this method.
+    pub(crate) async fn audited(&self, method: &str) -> usize {
+        let body = pb::ListAuditEventsRequest {
+            parent: "realm".into(),
+            page_size: 1000,
+            ..Default::default()
+        };
+        let listed = self.api.list_audit_events(request(&self.operator, body)).await;
+        let events = listed.unwrap().into_inner().audit_events;
+        events.iter().filter(|event| event.method == method).count()
     }
 
     /// An activation as it is now.

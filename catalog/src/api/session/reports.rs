@@ -15,8 +15,13 @@ use crate::domain::activation::MountState;
 use crate::domain::mount::{Condition, ConditionStatus, ConditionType, ObservedMount, ReportedAt};
 use crate::ops::session::Orders;
 
-/// Reports of one host are taken no closer together than this: a mount that flaps costs ten writes a second and no more.
-const REST: Duration = Duration::from_millis(100);
+/// Reports of one host are taken no closer together than this.
+const REST_MIN: Duration = Duration::from_millis(100);
+/// With each report that comes right behind the last, the rest is twice as long, up to this: mounts that come up are told
+/// of at once, and one that flaps for long costs a write a second.
+const REST_MAX: Duration = Duration::from_secs(1);
+/// The rest is at least so long for each mount of the report: what one host says takes a tenth of the writers' time at most.
+const REST_PER_MOUNT: Duration = Duration::from_micros(500);
 /// Mounts of one host that are kept: far more than a kernel likes to have.
 const MOUNTS_MAX: usize = 10_000;
 /// Conditions of one mount that are kept; there are six types.
@@ -28,14 +33,22 @@ const TEXT_CHARS_MAX: usize = 4096;
 pub(super) struct Reports {
     /// The newest report that was not taken yet.
     pending: Option<Report>,
-    /// Not before this.
-    rest_until: Option<Instant>,
+    /// When the last was taken, and for how long there is rest after it.
+    rest: Option<(Instant, Duration)>,
     /// What was taken last.
     taken: Option<Report>,
     /// The ledger revision of the report before the pending one.
     settled_revision: i64,
     /// Assignments that the host has refused, by generation.
     refused: BTreeMap<Uuid, (i64, String)>,
+}
+
+/// A report that is to be taken now.
+pub(super) struct Due {
+    pub(super) mounts: Vec<ObservedMount>,
+    pub(super) at: ReportedAt,
+    /// It says something else of the mounts than the last one on this stream. Of the first it is not known.
+    pub(super) is_news: bool,
 }
 
 #[derive(Clone, PartialEq)]
@@ -79,7 +92,7 @@ impl Reports {
         if let Ok(uid) = Uuid::try_parse(&nack.assignment_uid)
             && self.refused.len() < MOUNTS_MAX
         {
-            self.refused.insert(uid, (nack.generation, text(&nack.message)));
+            self.refused.insert(uid, (nack.generation, text(nack.message)));
         }
     }
 
@@ -97,15 +110,22 @@ impl Reports {
     pub(super) fn due(&self) -> Option<Instant> {
         self.pending
             .as_ref()
-            .map(|_| self.rest_until.unwrap_or_else(Instant::now))
+            .map(|_| self.rest.map_or_else(Instant::now, |(taken, rest)| taken + rest))
     }
 
     /// The report to take now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(Vec<ObservedMount>, ReportedAt)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Due> {
         let report = self.pending.take()?;
-        self.rest_until = Some(now + REST);
-        self.taken = Some(report.clone());
-        Some((report.mounts, report.at))
+        let least = REST_MIN.max(REST_PER_MOUNT * u32::try_from(report.mounts.len()).unwrap_or(u32::MAX));
+        let rest = match self.rest {
+            Some((taken, rest)) if now < taken + 2 * rest => least.max((2 * rest).min(REST_MAX)),
+            Some(_) | None => least,
+        };
+        self.rest = Some((now, rest));
+        let before = self.taken.replace(report.clone());
+        let is_news = before.is_some_and(|before| before.mounts != report.mounts);
+        let Report { mounts, at } = report;
+        Some(Due { mounts, at, is_news })
     }
 
     /// The report that was taken last was not written: the same one will be looked at again.
@@ -126,10 +146,10 @@ fn observed(mount: pb::MountReport, now: OffsetDateTime) -> Option<ObservedMount
     } = mount;
     Some(ObservedMount {
         assignment_uid: Uuid::try_parse(&assignment_uid).ok()?,
-        activation: text(&activation),
+        activation: text(activation),
         generation,
         state: words::mount_state_of(state),
-        path: text(&path),
+        path: text(path),
         conditions: conditions
             .into_iter()
             .take(CONDITIONS_MAX)
@@ -150,8 +170,8 @@ fn condition(condition: mooring_proto::v1::Condition, now: OffsetDateTime) -> Op
     Some(Condition {
         kind: words::condition_type_of(r#type)?,
         status: words::condition_status_of(status),
-        reason: text(&reason),
-        message: text(&message),
+        reason: text(reason),
+        message: text(message),
         since: since.and_then(|since| moment(since, now)),
     })
 }
@@ -164,7 +184,12 @@ fn moment(time: prost_types::Timestamp, now: OffsetDateTime) -> Option<OffsetDat
     (moment <= now + CLOCKS_APART_MAX).then_some(moment)
 }
 
-fn text(text: &str) -> String {
+fn text(text: String) -> String {
+    // Nearly all of it, with each heartbeat of each host.
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
+    if text.len() <= TEXT_CHARS_MAX && text.bytes().all(is_plain) {
+        return text;
+    }
     text.chars()
         .filter(|c| !c.is_control())
         .take(TEXT_CHARS_MAX)

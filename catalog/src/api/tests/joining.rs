@@ -252,9 +252,10 @@ async fn a_database_that_does_not_know_a_host_says_so_and_orders_nothing() {
     let empty = World::new().await;
     let unknown = empty
         .catalog
-        .greet(&host.identity, HostFacts::default())
+        .greet(&host.identity, HostFacts::default(), &[])
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     let status = tonic::Status::from(unknown);
     assert_eq!(status.code(), Code::FailedPrecondition);
     let details = status.get_error_details();
@@ -279,9 +280,10 @@ async fn a_database_that_does_not_know_a_host_says_so_and_orders_nothing() {
         .unwrap();
     let gone = world
         .catalog
-        .greet(&host.identity, HostFacts::default())
+        .greet(&host.identity, HostFacts::default(), &[])
         .await
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert!(matches!(
         gone,
         Error::Precondition {
@@ -332,18 +334,20 @@ async fn a_host_of_a_restored_database_is_believed_but_carries_nothing_out_while
     // An operator raises the epoch: the welcome says so.
     let before = world
         .catalog
-        .greet(&host.identity, HostFacts::default())
+        .greet(&host.identity, HostFacts::default(), &[])
         .await
         .unwrap()
+        .0
         .realm;
     crate::ops::realm::raise_epoch(&world.catalog.store, &world.clock)
         .await
         .unwrap();
     let after = world
         .catalog
-        .greet(&host.identity, HostFacts::default())
+        .greet(&host.identity, HostFacts::default(), &[])
         .await
         .unwrap()
+        .0
         .realm;
     assert_eq!((after.uid, after.epoch), (before.uid, before.epoch + 1));
     assert_eq!(after.revision, before.revision + 1);

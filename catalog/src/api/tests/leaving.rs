@@ -197,17 +197,52 @@ async fn a_drained_host_tells_how_far_it_is_and_its_activations_go_on_without_it
 #[tokio::test]
 async fn a_drain_that_is_called_off_half_way_leaves_nothing_out() {
     let (world, one, _) = world().await;
+    world.activate(&world.operator, LOGS, "gpu").await.unwrap();
+    let before = one.orders_since(&world, 0).await;
+    let mounts: Vec<_> = before
+        .assignments
+        .iter()
+        .map(|sealed| mount(&sealed.assignment, MountState::Mounted))
+        .collect();
+    one.report(&world, &mounts).await;
+    world.drain(&one).await;
+    one.report(&world, &mounts[..1]).await;
+    assert_eq!(one.orders_since(&world, 0).await.removals.len(), 1);
+
+    let told = world.revision().await;
+    world.uncordon(&one).await.unwrap();
+    let news = one.orders_since(&world, told).await;
+    assert_eq!((news.assignments.len(), news.removals.len()), (2, 0));
+    let uids: Vec<_> = news
+        .assignments
+        .iter()
+        .map(|sealed| sealed.assignment.uid)
+        .collect();
+    assert!(
+        uids.contains(&mounts[0].assignment_uid),
+        "what it still had, it keeps"
+    );
+    assert!(!uids.contains(&mounts[1].assignment_uid), "an order of its own");
+
+    // It had unmounted that one, too, before it heard of the change: it shall have it all the same.
+    one.report(&world, &[]).await;
+    let orders = one.orders_since(&world, 0).await;
+    assert_eq!((orders.assignments.len(), orders.removals.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn an_activation_that_ended_during_a_drain_is_unmounted_also_when_the_drain_is_called_off() {
+    let (world, one, _) = world().await;
     let assignment = one.assignment(&world).await.assignment;
     one.report(&world, &[mount(&assignment, MountState::Mounted)])
         .await;
     world.drain(&one).await;
+    world
+        .deactivate(&world.operator, "projects/ml/activations/reports-gpu")
+        .await;
     world.uncordon(&one).await.unwrap();
-    // It is still unmounting what it was told to.
-    assert_eq!(one.orders_since(&world, 0).await.removals.len(), 1);
-    one.report(&world, &[]).await;
-    let again = one.assignment(&world).await.assignment;
-    assert_ne!(again.uid, assignment.uid, "an order of its own");
-    assert_eq!(again.spec, assignment.spec);
+    let orders = one.orders_since(&world, 0).await;
+    assert_eq!((orders.assignments.len(), orders.removals.len()), (0, 1));
 }
 
 #[tokio::test]
@@ -247,7 +282,10 @@ async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
     let banned = world.ban(&one).await;
     assert_eq!(
         (banned.state(), banned.message.as_str()),
-        (HostState::Banned, "banned: stolen")
+        (
+            HostState::Banned,
+            "banned: stolen; it has not reported yet that what it had is gone (1): perhaps it has not heard of the ban"
+        )
     );
     let orders = one.orders_since(&world, 0).await;
     assert!(orders.assignments.is_empty() && orders.removals.is_empty());
@@ -308,6 +346,30 @@ impl crate::api::Api {
 }
 
 #[tokio::test]
+async fn the_keys_of_a_banned_host_join_no_more_and_use_up_no_token() {
+    let (world, one, _) = world().await;
+    world.ban(&one).await;
+    let token = world.token("gpu", 1).await;
+    let refused = world.enroll(&token, &one.keys, "gpu-1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("hosts/gpu-1, which is banned"),
+        "{}",
+        refused.message()
+    );
+    // Also one of the two keys would open what was sealed for it, or speak for it.
+    let banned = one.uid.to_string();
+    let half = Keys {
+        hpke: one.keys.hpke,
+        ..Keys::new()
+    };
+    let refused = world.enroll(&token, &half, "gpu-1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let anew = world.enroll(&token, &Keys::new(), "gpu-1").await.unwrap();
+    assert_ne!(anew.host_uid, banned);
+}
+
+#[tokio::test]
 async fn a_host_with_an_ended_certificate_recovers_with_its_own_key_and_a_fresh_nonce_only() {
     let (mut world, one, two) = world().await;
     world.clock.advance(Duration::from_secs(90 * 24 * 3600));
@@ -317,7 +379,7 @@ async fn a_host_with_an_ended_certificate_recovers_with_its_own_key_and_a_fresh_
     assert!(
         world
             .catalog
-            .greet(&one.identity, HostFacts::default())
+            .greet(&one.identity, HostFacts::default(), &[])
             .await
             .is_err()
     );
@@ -330,10 +392,26 @@ async fn a_host_with_an_ended_certificate_recovers_with_its_own_key_and_a_fresh_
     // A reply that was lost is asked for again.
     world.recover(&one, &one.keys).await.unwrap();
 
-    let refused = world.recover(&one, &Keys::new()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unauthenticated);
-    let refused = world.recover(&one, &two.keys).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert_eq!(world.audited("Recover").await, 2);
+
+    // Who has not its key does not even learn that there is such a host.
+    let nobody = TestHost {
+        uid: uuid::Uuid::from_u128(7),
+        name: "hosts/nobody".into(),
+        identity: one.identity.clone(),
+        keys: Keys::new(),
+    };
+    let nobody_is = world.recover(&nobody, &nobody.keys).await.unwrap_err();
+    let unknown = nobody_is
+        .message()
+        .replace(&nobody.uid.to_string(), &one.uid.to_string());
+    for keys in [&Keys::new(), &two.keys] {
+        let refused = world.recover(&one, keys).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (nobody_is.code(), unknown.as_str())
+        );
+    }
     let forged = Keys {
         csr_pem: one.keys.csr_pem.clone(),
         ..Keys::new()

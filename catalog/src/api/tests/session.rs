@@ -14,6 +14,7 @@ use pb::host_service_server::HostService as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -23,6 +24,8 @@ use crate::policy::Caller;
 use crate::store::Store;
 use crate::testing::fleet::TestHost;
 use crate::testing::{World, request};
+
+mod copies;
 
 /// How long a story waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -347,6 +350,9 @@ async fn a_host_that_talks_all_the_time_is_told_what_no_wake_up_came_for() {
         world.clock.clone(),
         settings,
     ));
+    let mut sweeps = JoinSet::new();
+    let sweeping = serving.clone();
+    sweeps.spawn(async move { sweeping.sweep_orders(CancellationToken::new()).await });
     let acting = std::mem::replace(&mut world.api, Api { catalog: serving });
     let (mut line, _, snapshot) = Line::greeted(&world, &host).await;
     world.api = acting;

@@ -44,14 +44,16 @@ impl Catalog {
         self.changed(writing, host, &actor, "CordonHost").await
     }
 
-    /// Has a host take mounts again: what its pool has been given, also what a drain has taken from it.
+    /// Has a host take mounts again: what its pool has been given, also what a drain has taken from it. Unmounts that a
+    /// drain has ordered and the host has not carried out are called off in the same transaction.
     pub async fn uncordon_host(&self, permit: Permit<UncordonHost>) -> Result<HostView, Error> {
         let writing = self.write().await?;
         let (UncordonHost(name), actor) = permit.spend(&writing).await?;
         let mut host = member(&writing, &name).await?;
         host.unschedulable = false;
         host.drain_time = None;
-        // What it is still unmounting it gets again when that is done: see `catch_up`.
+        // Somebody has looked at it; a copy that is still about is noted again.
+        host.clone_time = None;
         self.assign_host(&writing, &host).await?;
         self.changed(writing, host, &actor, "UncordonHost").await
     }

@@ -3,26 +3,23 @@
 //! people's changes would wait behind thousands of them.
 //!
 //! Invariants: what is refused of one host does not touch what others say; one host's words are written in their order;
-//! an answer comes after the commit.
+//! an answer comes after the commit. What is read for a batch costs a few statements, however many hosts it is from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mooring_identity::Clock;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-use super::news_in;
+use super::known::{Given, Hosts, Mounts};
+use super::queue::{Queue, Want, Work};
 use crate::domain::Error;
-use crate::domain::host::HostFacts;
-use crate::domain::mount::{ObservedMount, ReportedAt};
-use crate::ops::enrollment::host_of;
+use crate::domain::host::{Host, HostFacts};
+use crate::domain::mount::{Digest, ObservedMount, ReportedAt};
 use crate::policy::Identity;
 use crate::store::{self, Store, Writing};
-
-/// The most that is written at once: of half a millisecond each, so that a change of a person waits no longer than that
-/// for its turn.
-const BATCH_MAX: usize = 256;
 
 /// What a host says.
 pub(super) enum Words {
@@ -34,27 +31,39 @@ pub(super) enum Words {
     Report(Vec<ObservedMount>, ReportedAt),
 }
 
+/// What became of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    /// The host has carried out a removal, and now lacks something that its pool was given.
+    pub(super) is_owed: bool,
+}
+
 /// What waits to be written.
 #[derive(Clone)]
 pub(crate) struct Intake {
     store: Store,
     clock: Clock,
     tasks: TaskTracker,
-    // Not held across an await.
-    waiting: Arc<Mutex<Waiting>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    words: Vec<Entry>,
-    /// Whether a task writes. It looks for more before it ends.
-    writing: bool,
+    waiting: Arc<Queue<Entry>>,
 }
 
 struct Entry {
     identity: Identity,
     words: Words,
-    answer: oneshot::Sender<Result<(), Error>>,
+    answer: oneshot::Sender<Result<Outcome, Error>>,
+}
+
+impl Want for Entry {
+    fn host_uid(&self) -> Uuid {
+        self.identity.uid
+    }
+
+    fn rows(&self) -> usize {
+        match &self.words {
+            Words::Facts(_) => 1,
+            Words::Orphans(mounts) | Words::Report(mounts, _) => 1 + mounts.len(),
+        }
+    }
 }
 
 impl Intake {
@@ -69,46 +78,27 @@ impl Intake {
     }
 
     /// Writes down what a host says, together with what others say at the same time.
-    pub(super) async fn take(&self, identity: &Identity, words: Words) -> Result<(), Error> {
+    pub(super) async fn take(&self, identity: &Identity, words: Words) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
         let entry = Entry {
             identity: identity.clone(),
             words,
             answer,
         };
-        if self.add(entry) {
-            self.tasks.spawn(self.clone().write());
+        if let Some(work) = self.waiting.add(entry) {
+            self.tasks.spawn(self.clone().write(work));
         }
         answered.await.map_err(Error::internal)?
     }
 
-    /// Whether somebody has to begin to write.
-    fn add(&self, entry: Entry) -> bool {
-        let mut waiting = self.waiting.lock();
-        waiting.words.push(entry);
-        !std::mem::replace(&mut waiting.writing, true)
-    }
-
     /// Writes until nothing waits.
-    async fn write(self) {
-        while self.goes_on() {
+    async fn write(self, mut work: Work<Entry>) {
+        while work.goes_on() {
             // First in the writers' queue: what is said while this one waits goes along.
             let writing = self.store.write(self.clock.now()).await;
-            let batch = self.next_batch();
+            let batch = work.next_batch();
             self.write_all(writing, batch).await;
         }
-    }
-
-    fn goes_on(&self) -> bool {
-        let mut waiting = self.waiting.lock();
-        waiting.writing = !waiting.words.is_empty();
-        waiting.writing
-    }
-
-    fn next_batch(&self) -> Vec<Entry> {
-        let mut waiting = self.waiting.lock();
-        let count = waiting.words.len().min(BATCH_MAX);
-        waiting.words.drain(..count).collect()
     }
 
     async fn write_all(&self, writing: Result<Writing, Error>, batch: Vec<Entry>) {
@@ -132,7 +122,8 @@ impl Intake {
                     let alone = [entry];
                     let writing = self.store.write(self.clock.now()).await;
                     let outcome = try_to_write(writing, &alone).await;
-                    let outcome = outcome.and_then(|mut outcomes| outcomes.pop().unwrap_or(Ok(())));
+                    let outcome =
+                        outcome.and_then(|mut outcomes| outcomes.pop().unwrap_or(Ok(Outcome::default())));
                     let [entry] = alone;
                     let _ = entry.answer.send(outcome);
                 }
@@ -146,25 +137,49 @@ impl Intake {
     }
 }
 
+/// What the words of one host come to.
+#[derive(Default)]
+struct Effect {
+    is_change_of_state: bool,
+    /// Removals that it has carried out.
+    carried_out: Vec<Uuid>,
+}
+
 /// One transaction. A host that is refused has written nothing.
 async fn try_to_write(
     writing: Result<Writing, Error>,
     batch: &[Entry],
-) -> Result<Vec<Result<(), Error>>, Error> {
+) -> Result<Vec<Result<Outcome, Error>>, Error> {
     let writing = writing?;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    let mut is_change_of_state = false;
+    let hosts = Hosts::of(&writing, batch.iter().map(|entry| &entry.identity)).await?;
+    let reporting = batch
+        .iter()
+        .filter(|entry| matches!(entry.words, Words::Report(..)));
+    let reporting: Vec<Uuid> = reporting.map(|entry| entry.identity.uid).collect();
+    let mounts = Mounts::of(&writing, &reporting).await?;
+    let mut rows = BTreeMap::new();
+    let mut effects = Vec::with_capacity(batch.len());
     for Entry { identity, words, .. } in batch {
-        let host = match host_of(&writing, identity).await {
-            Ok(host) => host,
-            Err(error @ (Error::Store(_) | Error::Internal(_))) => return Err(error),
-            Err(refused) => {
-                outcomes.push(Err(refused));
-                continue;
+        effects.push(match hosts.behind(identity, &writing) {
+            Ok(host) => Ok((host, put(&writing, host, words, &mounts, &mut rows).await?)),
+            Err(refused) => Err(refused),
+        });
+    }
+    store::mount::put_all(&writing, &rows).await?;
+    let freed = effects.iter().filter_map(|effect| effect.as_ref().ok());
+    let freed = freed.filter(|(_, effect)| !effect.carried_out.is_empty());
+    let given = Given::to_pools_of(&writing, freed.map(|(host, _)| *host)).await?;
+    let mut is_change_of_state = false;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for effect in effects {
+        outcomes.push(effect.map(|(host, effect)| {
+            is_change_of_state |= effect.is_change_of_state;
+            let left = mounts.ordered(host.meta.uid).iter();
+            let left = left.filter(|assignment| !effect.carried_out.contains(&assignment.uid));
+            Outcome {
+                is_owed: !effect.carried_out.is_empty() && given.is_lacked_by(host, left),
             }
-        };
-        is_change_of_state |= put(&writing, host, words).await?;
-        outcomes.push(Ok(()));
+        }));
     }
     if is_change_of_state {
         writing.commit_observed().await?;
@@ -174,32 +189,52 @@ async fn try_to_write(
     Ok(outcomes)
 }
 
-/// Writes what is new in a host's words. Answers whether that is a change of state.
-async fn put(writing: &Writing, mut host: crate::domain::host::Host, words: &Words) -> Result<bool, Error> {
+/// Writes what is new in a host's words; mounts are added to `rows`, by host and assignment.
+async fn put(
+    writing: &Writing,
+    host: &Host,
+    words: &Words,
+    mounts: &Mounts,
+    rows: &mut BTreeMap<(Uuid, Uuid), ObservedMount>,
+) -> Result<Effect, Error> {
     let uid = host.meta.uid;
+    let mut add = |mount: ObservedMount| drop(rows.insert((uid, mount.assignment_uid), mount));
     match words {
         Words::Facts(facts) => {
-            let is_news = host.facts != *facts;
-            if is_news {
+            let is_change_of_state = host.facts != *facts;
+            if is_change_of_state {
+                let mut host = host.clone();
                 host.facts = facts.clone();
                 store::host::update(writing, &host).await?;
             }
-            Ok(is_news)
+            Ok(Effect {
+                is_change_of_state,
+                ..Effect::default()
+            })
         }
         Words::Orphans(orphans) => {
-            for orphan in orphans {
-                store::mount::put(writing, uid, orphan).await?;
-            }
-            Ok(!orphans.is_empty())
+            orphans.iter().cloned().for_each(&mut add);
+            Ok(Effect {
+                is_change_of_state: !orphans.is_empty(),
+                ..Effect::default()
+            })
         }
-        Words::Report(mounts, at) => {
-            let digest = news_in(writing, &host, mounts.clone(), *at).await?;
-            for mount in digest.changed.iter().chain(&digest.touched) {
-                store::mount::put(writing, uid, mount).await?;
-            }
-            store::mount::delete(writing, uid, &digest.dropped).await?;
-            store::assignment::forget(writing, uid, &digest.carried_out).await?;
-            Ok(digest.is_change_of_state())
+        Words::Report(reported, at) => {
+            let digest = mounts.news(uid, reported.clone(), *at);
+            let is_change_of_state = digest.is_change_of_state();
+            let Digest {
+                changed,
+                touched,
+                dropped,
+                carried_out,
+            } = digest;
+            changed.into_iter().chain(touched).for_each(&mut add);
+            store::mount::delete(writing, uid, &dropped).await?;
+            store::assignment::forget(writing, uid, &carried_out).await?;
+            Ok(Effect {
+                is_change_of_state,
+                carried_out,
+            })
         }
     }
 }

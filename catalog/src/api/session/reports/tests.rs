@@ -23,7 +23,7 @@ fn of_several_reports_only_the_newest_is_taken() {
     let mut reports = Reports::default();
     reports.take(report(1, mooring_proto::v1::MountState::Mounting), NOW);
     reports.take(report(1, mooring_proto::v1::MountState::Mounted), NOW);
-    let (mounts, _) = reports.next(Instant::now()).unwrap();
+    let Due { mounts, .. } = reports.next(Instant::now()).unwrap();
     assert_eq!(mounts[0].state, MountState::Mounted);
     assert_eq!(mounts[0].path, "/mnt/x", "control characters are left out");
     assert!(reports.next(Instant::now()).is_none());
@@ -34,10 +34,10 @@ fn a_report_that_repeats_the_last_is_not_looked_at_unless_that_failed() {
     let mut reports = Reports::default();
     let same = || report(3, mooring_proto::v1::MountState::Mounted);
     reports.take(same(), NOW);
-    assert_eq!(reports.next(Instant::now()).unwrap().1.settled_revision, 0);
+    assert_eq!(reports.next(Instant::now()).unwrap().at.settled_revision, 0);
     // The second of its revision: what it lacks is not there.
     reports.take(same(), NOW);
-    assert_eq!(reports.next(Instant::now()).unwrap().1.settled_revision, 3);
+    assert_eq!(reports.next(Instant::now()).unwrap().at.settled_revision, 3);
     reports.take(same(), NOW);
     assert!(reports.due().is_none());
     reports.failed();
@@ -53,7 +53,40 @@ fn reports_rest_between_each_other() {
     assert!(reports.due().unwrap() <= Instant::now());
     reports.next(start).unwrap();
     reports.take(report(1, mooring_proto::v1::MountState::Mounted), NOW);
-    assert_eq!(reports.due().unwrap(), start + REST);
+    assert_eq!(reports.due().unwrap(), start + REST_MIN);
+}
+
+#[test]
+fn a_mount_that_flaps_is_taken_once_a_second_and_one_that_has_calmed_down_at_once() {
+    use mooring_proto::v1::MountState::{Degraded, Mounted};
+    let mut reports = Reports::default();
+    let mut now = Instant::now();
+    let mut taken = 0;
+    let begun = now;
+    for state in [Mounted, Degraded].into_iter().cycle().take(2000) {
+        reports.take(report(1, state), NOW);
+        if reports.due().is_some_and(|due| due <= now) {
+            reports.next(now).unwrap();
+            taken += 1;
+        }
+        now += Duration::from_millis(10);
+    }
+    assert!((20..=25).contains(&taken), "{taken} within {:?}", now - begun);
+    now += 2 * REST_MAX;
+    reports.take(report(2, Mounted), NOW);
+    reports.next(now).unwrap();
+    reports.take(report(2, Degraded), NOW);
+    assert_eq!(reports.due().unwrap(), now + REST_MIN);
+}
+
+#[test]
+fn the_first_report_and_one_that_says_the_same_of_the_mounts_may_be_known() {
+    use mooring_proto::v1::MountState::{Mounted, Mounting};
+    let mut reports = Reports::default();
+    for (revision, state, is_news) in [(1, Mounting, false), (1, Mounted, true), (2, Mounted, false)] {
+        reports.take(report(revision, state), NOW);
+        assert_eq!(reports.next(Instant::now()).unwrap().is_news, is_news);
+    }
 }
 
 #[test]
@@ -66,7 +99,7 @@ fn what_a_host_refused_is_a_failed_mount_until_new_orders_come() {
         message: "unknown backend".into(),
     });
     reports.take(pb::Report::default(), NOW);
-    let (mounts, _) = reports.next(Instant::now()).unwrap();
+    let Due { mounts, .. } = reports.next(Instant::now()).unwrap();
     assert_eq!(
         (mounts[0].assignment_uid, mounts[0].state),
         (uid, MountState::Failed)

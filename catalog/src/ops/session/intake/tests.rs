@@ -50,7 +50,7 @@ async fn all_report(world: &World, hosts: &[TestHost]) -> JoinSet<(usize, Result
 
 async fn waiting(world: &World, count: usize) {
     let all = async {
-        while world.catalog.intake.waiting.lock().words.len() < count {
+        while world.catalog.intake.waiting.len() < count {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -1,0 +1,168 @@
+//! Copies of a host's state folder, and what else a host's stream lets people know of it.
+
+use super::*;
+
+/// The Hello of an agent on this machine, which holds something that no catalog knows.
+fn hello_of(machine: &str, agent_version: &str) -> Said {
+    Said::Hello(agent_pb::Hello {
+        protocol_version: 1,
+        instance: format!("agent on {machine}"),
+        machine_id: machine.into(),
+        facts: Some(agent_pb::HostFacts {
+            agent_version: agent_version.into(),
+            ..Default::default()
+        }),
+        held: vec![agent_pb::HeldAssignment {
+            uid: uuid::Uuid::from_u128(machine.len() as u128).to_string(),
+            generation: 1,
+            spec_hash: String::new(),
+        }],
+        ..Default::default()
+    })
+}
+
+async fn shown(world: &World, host: &TestHost) -> pb::Host {
+    let body = pb::GetHostRequest {
+        name: host.name.clone(),
+    };
+    let shown = world.api.get_host(request(&world.operator, body)).await;
+    shown.unwrap().into_inner()
+}
+
+/// Waits until a host is shown so.
+async fn shows(world: &World, host: &TestHost, what: &str, is_so: impl Fn(&pb::Host) -> bool) -> pb::Host {
+    let all = async {
+        loop {
+            let now = shown(world, host).await;
+            if is_so(&now) {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"))
+}
+
+#[tokio::test]
+async fn a_copy_that_is_refused_has_changed_nothing_and_is_told_of_once_both_were_heard() {
+    let (world, host) = world().await;
+    let line = Line::open(&world, &host, hello_of("one", "1.0")).await.unwrap();
+    let before = shows(&world, &host, "its own facts", |host| host.agent_version == "1.0").await;
+    let copy = async || {
+        Line::open(&world, &host, hello_of("another", "2.0"))
+            .await
+            .err()
+            .unwrap()
+    };
+
+    let revision = world.revision().await;
+    let refused = copy().await;
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("within a minute"),
+        "{}",
+        refused.message()
+    );
+    // The host may be a machine that lost power a moment ago and has another id now: nobody is accused.
+    for _ in 0..3 {
+        assert!(copy().await.message().contains("within a minute"));
+    }
+    assert_eq!(
+        world.revision().await,
+        revision,
+        "neither its facts nor what it holds"
+    );
+    let after = shown(&world, &host).await;
+    assert_eq!(
+        (after.agent_version, after.etag, after.clone_time),
+        (before.agent_version, before.etag, None)
+    );
+
+    line.report(0, vec![]).await;
+    let all = async {
+        while copy().await.message().contains("within a minute") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .expect("it is certain now");
+    let cloned = shown(&world, &host).await;
+    assert!(cloned.message.contains("CLONED") && cloned.clone_time.is_some());
+    copy().await;
+    assert_eq!(world.audited("RefuseCopy").await, 1);
+
+    world.clock.advance(Duration::from_secs(24 * 3600));
+    // It is a day older now, and nobody tried again.
+    let mut operator = world.operator.clone();
+    if let Caller::User(operator) = &mut operator {
+        operator.not_after = world.clock.now() + time::Duration::days(1);
+    }
+    let body = pb::GetHostRequest {
+        name: host.name.clone(),
+    };
+    let aged = world
+        .api
+        .get_host(request(&operator, body))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(!aged.message.contains("CLONED"), "{}", aged.message);
+}
+
+#[tokio::test]
+async fn people_are_done_with_a_copy_when_they_say_so() {
+    let (world, host) = world().await;
+    let line = Line::open(&world, &host, hello_of("one", "1.0")).await.unwrap();
+    let copy = async || {
+        Line::open(&world, &host, hello_of("another", "2.0"))
+            .await
+            .err()
+            .unwrap()
+    };
+    copy().await;
+    line.report(0, vec![]).await;
+    let told = async {
+        while shown(&world, &host).await.clone_time.is_none() {
+            copy().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is noted");
+    let body = pb::UncordonHostRequest {
+        name: host.name.clone(),
+    };
+    let done = world.api.uncordon_host(request(&world.operator, body)).await;
+    let done = done.unwrap().into_inner();
+    assert!(
+        done.clone_time.is_none() && done.message.is_empty(),
+        "{}",
+        done.message
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_holds_still_is_shown_so_until_it_says_otherwise() {
+    let (world, host) = world().await;
+    let line = Line::open(&world, &host, hello_of("one", "1.0")).await.unwrap();
+    let says = async |reason: &str| {
+        let report = agent_pb::Report {
+            revision: 0,
+            mounts: vec![],
+            holding_still: reason.into(),
+        };
+        let message = Some(Said::Report(report));
+        line.say.send(agent_pb::ConnectRequest { message }).await.unwrap();
+    };
+    says("the catalog has gone back").await;
+    shows(&world, &host, "why it obeys nobody", |host| {
+        host.message.contains("holds still: the catalog has gone back")
+    })
+    .await;
+    says("").await;
+    shows(&world, &host, "that it obeys again", |host| {
+        host.message.is_empty()
+    })
+    .await;
+}

@@ -1,0 +1,155 @@
+//! What many hosts want at the same time, taken in batches. Who adds the first has to begin the work; what is added
+//! while a batch is worked on goes into the next, so batches grow with the load and one host alone waits for nobody.
+//!
+//! Invariants: one worker at a time; a host has one place in a batch, so that what it wants is done in its order; a
+//! worker that ends badly does not leave the others waiting for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+/// The most hosts in a batch: of some 50 microseconds each, so that nobody waits much longer for it than for one.
+const HOSTS_MAX: usize = 256;
+/// The most rows in a batch, as far as they are known before: of a KiB each.
+const ROWS_MAX: usize = 4096;
+
+/// Something that a host wants.
+pub(super) trait Want {
+    /// The host.
+    fn host_uid(&self) -> Uuid;
+
+    /// About how many rows it will take.
+    fn rows(&self) -> usize;
+}
+
+/// What waits.
+pub(super) struct Queue<T>(Mutex<Waiting<T>>);
+
+struct Waiting<T> {
+    wants: VecDeque<T>,
+    /// Whether there is a worker. It looks for more before it ends.
+    busy: bool,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Waiting {
+            wants: VecDeque::new(),
+            busy: false,
+        }))
+    }
+}
+
+impl<T: Want> Queue<T> {
+    /// Adds something. Answers the work, if nobody does it yet.
+    pub(super) fn add(self: &Arc<Self>, want: T) -> Option<Work<T>> {
+        let mut waiting = self.0.lock();
+        waiting.wants.push_back(want);
+        let begins = !std::mem::replace(&mut waiting.busy, true);
+        begins.then(|| Work {
+            queue: Arc::clone(self),
+            ended: false,
+        })
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().wants.len()
+    }
+}
+
+/// The right to take batches. There is one for each queue at a time.
+pub(super) struct Work<T> {
+    queue: Arc<Queue<T>>,
+    ended: bool,
+}
+
+impl<T: Want> Work<T> {
+    /// Whether anything waits. If nothing does, the work has ended.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let mut waiting = self.queue.0.lock();
+        waiting.busy = !waiting.wants.is_empty();
+        self.ended = !waiting.busy;
+        waiting.busy
+    }
+
+    /// As much as is done at once, from the front.
+    pub(super) fn next_batch(&mut self) -> Vec<T> {
+        let mut waiting = self.queue.0.lock();
+        let mut hosts = BTreeSet::new();
+        let mut rows = 0;
+        let mut fits = |want: &T| {
+            rows += want.rows();
+            hosts.len() < HOSTS_MAX && (hosts.is_empty() || rows <= ROWS_MAX) && hosts.insert(want.host_uid())
+        };
+        let count = waiting.wants.iter().take_while(|want| fits(want)).count();
+        waiting.wants.drain(..count).collect()
+    }
+}
+
+impl<T> Drop for Work<T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The next that is added begins anew, and finds what is left.
+            self.queue.0.lock().busy = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Some(u128, usize);
+
+    impl Want for Some {
+        fn host_uid(&self) -> Uuid {
+            Uuid::from_u128(self.0)
+        }
+
+        fn rows(&self) -> usize {
+            self.1
+        }
+    }
+
+    fn work(wants: Vec<Some>) -> Work<Some> {
+        let queue: Arc<Queue<Some>> = Arc::default();
+        let mut works: Vec<_> = wants.into_iter().filter_map(|want| queue.add(want)).collect();
+        assert_eq!(works.len(), 1, "who comes first works, and nobody else");
+        works.remove(0)
+    }
+
+    #[test]
+    fn a_batch_ends_before_a_host_comes_again_and_keeps_the_order() {
+        let mut work = work(vec![Some(1, 1), Some(2, 1), Some(1, 2), Some(3, 1)]);
+        assert_eq!(work.next_batch(), [Some(1, 1), Some(2, 1)]);
+        assert_eq!(work.next_batch(), [Some(1, 2), Some(3, 1)]);
+        assert!(!work.goes_on());
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_hosts_and_in_rows_and_one_host_always_fits() {
+        let mut many = work((0..300).map(|host| Some(host, 1)).collect());
+        assert_eq!(many.next_batch().len(), HOSTS_MAX);
+        let mut large = work(vec![Some(1, 10 * ROWS_MAX), Some(2, 1), Some(3, ROWS_MAX)]);
+        assert_eq!(large.next_batch().len(), 1);
+        assert_eq!(large.next_batch(), [Some(2, 1)]);
+        assert_eq!(large.next_batch(), [Some(3, ROWS_MAX)]);
+    }
+
+    #[test]
+    fn work_that_ended_badly_is_begun_again() {
+        let ended_badly = work(vec![Some(1, 1)]);
+        let queue = Arc::clone(&ended_badly.queue);
+        drop(ended_badly);
+        let mut again = queue.add(Some(2, 1)).expect("somebody has to do it");
+        assert_eq!(again.next_batch().len(), 2);
+        assert!(!again.goes_on());
+        drop(again);
+        assert!(queue.add(Some(3, 1)).is_some());
+    }
+}
