@@ -240,12 +240,15 @@ fn writes_that_cannot_succeed_say_so_and_are_uploaded_later() {
             error(500, "InternalError"),
         ),
     ];
+    // Each program that another thread starts meanwhile closes the files on its way, and small as they still may be then,
+    // they are put.
     let set: Vec<_> = faults
         .iter()
         .map(|(name, _, operation, _, action)| {
+            let operations = [operation, "PutObject"];
             folder
                 .store
-                .fault(&json!({"operations": [operation], "key_prefix": name, "action": action}))
+                .fault(&json!({"operations": operations, "key_prefix": name, "action": action}))
         })
         .collect();
     let digests: Vec<String> = thread::scope(|scope| {
