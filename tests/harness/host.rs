@@ -1,5 +1,7 @@
 //! A compute host: an agent with folders of its own, in the machine's network or in a namespace.
 
+mod views;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};

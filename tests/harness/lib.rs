@@ -4,9 +4,11 @@
 //! starts, mounts or creates is a guard that takes it down again; a world that ends well also checks that no log holds a
 //! planted secret or an error nobody announced.
 
+pub mod bystander;
 pub mod cgroup;
 pub mod control;
 pub mod cut;
+pub mod disk;
 pub mod eventually;
 pub mod folder;
 pub mod history;
@@ -22,7 +24,9 @@ pub mod store;
 pub mod versitygw;
 pub mod world;
 
+pub use bystander::Holder;
 pub use control::Fault;
+pub use disk::SmallDisk;
 pub use eventually::eventually;
 pub use folder::{Folder, Mount};
 pub use host::Host;

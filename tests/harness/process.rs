@@ -143,3 +143,25 @@ impl Drop for Process {
         }
     }
 }
+
+/// Suspends a process, and waits until all of its threads stand still: after the signal alone they may still answer.
+///
+/// # Panics
+/// When they do not within 20 s.
+pub fn suspend(pid: u32) {
+    let process = Pid::from_raw(pid as i32).expect("process ids are positive");
+    kill_process(process, Signal::STOP).expect("the process is there");
+    let what = format!("process {pid} stands still");
+    eventually(&what, Duration::from_secs(20), || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
+        for thread in threads.flatten() {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which is in parentheses and may hold any.
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            if state.is_some_and(|state| state != 'T') {
+                return Err(stat);
+            }
+        }
+        Ok(())
+    });
+}

@@ -1,19 +1,18 @@
 //! What becomes of a mount when its worker, its agent or both end, hang or are replaced by another version: the mount
 //! stays, open files go on, no operation fails; and where that cannot be, it is said and nobody else is touched.
 
+mod hanging;
 mod load;
 mod manager;
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mooring_tests::programs::{long, program};
 use mooring_tests::{Host, World, eventually, mounts};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use load::{Apart, Load};
 use manager::Manager;
@@ -21,6 +20,9 @@ use manager::Manager;
 /// How long nobody may be served when a worker is killed: a release build on an idle machine takes a fifth of the target
 /// of 500 ms; this is for debug builds beside other stories on two cores.
 const PAUSE_MAX: Duration = Duration::from_millis(2500);
+
+/// More than twenty deaths a minute are a crash loop, which is not what is measured here.
+const FORGIVEN_BY: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_worker_killed_again_and_again_fails_no_operation_and_keeps_the_mount() {
@@ -33,8 +35,12 @@ fn a_worker_killed_again_and_again_fails_no_operation_and_keeps_the_mount() {
 
     let mut pauses = Vec::new();
     for _ in 0..if long() { 100 } else { 10 } {
+        let begun = Instant::now();
         pauses.push(kill_and_wait(&host, &mount.path));
         load.goes_on();
+        while long() && begun.elapsed() < FORGIVEN_BY {
+            load.goes_on();
+        }
     }
     let (operations, slowest) = load.ends_well(&world.store);
     pauses.sort();
@@ -48,7 +54,7 @@ fn a_worker_killed_again_and_again_fails_no_operation_and_keeps_the_mount() {
     );
     assert!(p99 <= PAUSE_MAX, "the pause was {p99:?}");
     assert_eq!(mount_identity(&mount.path), identity, "it was mounted anew");
-    status_says(&host, "lake", "MOUNTED");
+    host.lists("lake", "MOUNTED");
 }
 
 #[test]
@@ -66,7 +72,7 @@ fn an_agent_that_comes_back_keeps_the_mount_over_the_death_of_its_worker() {
         }
         host.start();
         // The descriptor comes back from the worker, when it is first asked how it does.
-        agent_log_grows(&host, "is kept again", round + 1);
+        host.agent_has_said("is kept again", round + 1);
         kill_and_wait(&host, &mount.path);
         load.goes_on();
     }
@@ -80,7 +86,7 @@ fn a_worker_killed_while_its_agent_is_away_is_mounted_anew_and_nobody_waits_for_
     world.store.put("kept.txt", "kept");
     let mut host = world.host();
     let mount = world.activate(&host);
-    let worker = worker_of(&host, &mount.path);
+    let worker = host.worker_of(&mount.path);
     host.kill_agent();
     kill(worker);
     // With nobody left who has the descriptor, the kernel ends the mount at once.
@@ -120,12 +126,12 @@ fn what_the_service_manager_keeps_brings_a_mount_over_the_death_of_agent_and_wor
     let load = Apart::start(&mount.path, world.path());
 
     for _ in 0..if long() { 50 } else { 3 } {
-        let worker = worker_of(&host, &mount.path);
+        let worker = host.worker_of(&mount.path);
         manager.listen();
         agent.kill();
         kill(worker);
         agent = manager.start(&host);
-        await_successor(&host, &mount.path, worker);
+        host.another_worker_of(&mount.path, worker);
     }
     load.ends_well(&world.store);
     assert_eq!(mount_identity(&mount.path), identity, "it was mounted anew");
@@ -176,7 +182,7 @@ fn an_upgrade_replaces_the_workers_one_after_the_other_and_nobody_notices() {
             || {
                 let wanted = std::fs::metadata(&installed).unwrap().ino();
                 let outdated = [&mount.path, &other.path].into_iter().filter(|path| {
-                    let exe = format!("/proc/{}/exe", worker_of(&host, path));
+                    let exe = format!("/proc/{}/exe", host.worker_of(path));
                     std::fs::metadata(exe).map(|found| found.ino()).ok() != Some(wanted)
                 });
                 match outdated.count() {
@@ -206,7 +212,7 @@ fn a_program_that_does_not_run_is_a_condition_with_its_last_words_and_harms_no_l
     let mut host = world.host();
     let installed = install_own_program(&mut host);
     let mount = world.activate(&host);
-    let worker = worker_of(&host, &mount.path);
+    let worker = host.worker_of(&mount.path);
     let broken = host.folder().join("broken");
     std::fs::write(&broken, "#!/bin/sh\necho 'libmissing.so: cannot open'\nexit 1\n").unwrap();
     std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -216,54 +222,36 @@ fn a_program_that_does_not_run_is_a_condition_with_its_last_words_and_harms_no_l
     world
         .operator
         .mooring("activations create --connector ml/pond --pool desks");
-    let pond = status_says(&host, "pond", "FAILED");
+    let pond = host.lists("pond", "FAILED");
     assert!(pond.contains("libmissing.so: cannot open"), "{pond}");
-    eventually("it is called a crash loop", Duration::from_secs(20), || {
-        let line = status_says(&host, "pond", "FAILED");
-        match line.contains("fail one after the other") {
-            true => Ok(()),
-            false => Err(line),
-        }
-    });
+    host.lists_with("pond", "FAILED", "fail one after the other");
 
     // An upgrade to it is tried, given up and told; the mount goes on with the worker that it has.
     host.signal_agent(Signal::HUP);
-    let lake = status_says(&host, "lake", "DEGRADED");
+    let lake = host.lists("lake", "DEGRADED");
     assert!(
         lake.contains("cannot take this mount over") && lake.contains("libmissing.so"),
         "{lake}"
     );
     assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
-    assert_eq!(worker_of(&host, &mount.path), worker);
+    assert_eq!(host.worker_of(&mount.path), worker);
 
     put_in_place(&program("mooring-fs"), &installed);
-    status_says(&host, "lake", "MOUNTED");
-    status_says(&host, "pond", "MOUNTED");
+    host.lists("lake", "MOUNTED");
+    host.lists("pond", "MOUNTED");
     assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
 }
 
 /// Kills the worker of the mount at `path`; answers how long nobody was served, once another worker is on record.
 fn kill_and_wait(host: &Host, path: &Path) -> Duration {
-    let worker = worker_of(host, path);
+    let worker = host.worker_of(path);
     let begun = Instant::now();
     kill(worker);
     // The kernel remembers nothing that could answer this.
     rustix::fs::statvfs(path).unwrap_or_else(|error| panic!("statvfs after the kill: {error}"));
     let pause = begun.elapsed();
-    await_successor(host, path, worker);
+    host.another_worker_of(path, worker);
     pause
-}
-
-/// Waits until another worker than this one is on record.
-fn await_successor(host: &Host, path: &Path, worker: u32) {
-    eventually(
-        "the new worker is on record",
-        Duration::from_secs(20),
-        || match worker_of(host, path) {
-            same if same == worker => Err("not yet".to_owned()),
-            _ => Ok(()),
-        },
-    );
 }
 
 fn kill(pid: u32) {
@@ -273,21 +261,6 @@ fn kill(pid: u32) {
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
-}
-
-/// The worker that serves the mount at `path`, as the agent has noted it.
-fn worker_of(host: &Host, path: &Path) -> u32 {
-    let (_, worker) = eventually("a record names the worker", Duration::from_secs(10), || {
-        let runs = std::fs::read_dir(host.folder().join("run")).map_err(|error| error.to_string())?;
-        let records = runs.filter_map(|run| {
-            let text = std::fs::read(run.ok()?.path().join("record.json")).ok()?;
-            serde_json::from_slice::<Value>(&text).ok()
-        });
-        let mut ours = records.filter(|record| record["path"].as_str() == path.to_str());
-        let record = ours.next().ok_or("no record has this path")?;
-        record["worker"]["pid"].as_u64().ok_or_else(|| record.to_string())
-    });
-    worker.try_into().unwrap()
 }
 
 /// Id and device of the mount: another mount at the same place has others.
@@ -301,47 +274,6 @@ fn mount_identity(path: &Path) -> (String, String) {
     let mut fields = line.split(' ');
     let id = fields.next().unwrap().to_owned();
     (id, fields.nth(1).unwrap().to_owned())
-}
-
-/// Waits until the agent's own listing shows a mount with this state; answers its line.
-fn status_says(host: &Host, name: &str, state: &str) -> String {
-    let what = format!("mooring-agent status shows {name} as {state}");
-    let (_, line) = eventually(&what, Duration::from_secs(40), || {
-        let begun = Instant::now();
-        let output = Command::new(program("mooring-agent"))
-            .args(["status", "--config"])
-            .arg(host.folder().join("agent.toml"))
-            .output()
-            .map_err(|error| error.to_string())?;
-        assert!(
-            begun.elapsed() < Duration::from_secs(5),
-            "the listing took {:?}",
-            begun.elapsed()
-        );
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find(|line| {
-            let mut words = line.split_whitespace();
-            let path = words.next().unwrap_or_default();
-            path.ends_with(&format!("/{name}")) && words.next() == Some(state)
-        });
-        line.map(str::to_owned).ok_or(text)
-    });
-    line
-}
-
-/// Waits until the agent has said `text` at least `times` times.
-fn agent_log_grows(host: &Host, text: &str, times: usize) {
-    eventually(
-        &format!("the agent has said «{text}» {times} times"),
-        Duration::from_secs(20),
-        || {
-            let log = host.agent_log();
-            match log.matches(text).count() >= times {
-                true => Ok(()),
-                false => Err(log),
-            }
-        },
-    );
 }
 
 /// Has the host mount with a program of its own, which can be replaced.
