@@ -1,6 +1,7 @@
 //! Machines with a real systemd: what packages, units and reboots do to hosts, and that they do nothing to mounts.
 
 mod fleet;
+mod foreign;
 mod installing;
 mod outliving;
 
