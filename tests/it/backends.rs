@@ -8,10 +8,11 @@ mod programs;
 mod scene;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use mooring_tests::bystander::Holder;
 use mooring_tests::eventually;
 use mooring_tests::folder::names;
 use serde_json::json;
@@ -47,6 +48,7 @@ on_each_backend! {
     super::life::killed as a_killed_program_is_seen_and_the_folder_comes_back,
     super::life::agent_and_catalog as a_mount_outlives_the_agent_and_the_catalog,
     super::life::deactivated as what_is_deactivated_leaves_nothing,
+    super::life::store_away as df_and_unmounting_do_not_wait_for_a_store_that_is_away,
 }
 
 fn bytes_go_both_ways(backend: Backend) {
@@ -173,14 +175,13 @@ fn somebody_else(backend: Backend) {
     let scene = Scene::start(backend, "", |world| {
         world.store.put("shared.txt", "as it was");
     });
-    let path = scene.path.join("shared.txt");
-    let mut file = fs::File::options().read(true).write(true).open(&path).unwrap();
-    file.read_exact(&mut [0; 2]).unwrap();
-    file.write_all(b"MINE").unwrap();
+    // In a program of its own: what other stories start at this moment would close the file on its way, and upload it.
+    let mut writer = Holder::open(&scene.path.join("shared.txt"));
+    writer.write("MINE").unwrap();
     scene.world.store.put("shared.txt", "theirs, and longer");
     // Some tell when they find out.
-    let told = file.sync_all().is_err();
-    drop(file);
+    let told = writer.sync().is_err();
+    let _ = writer.close();
     let store = &scene.world.store;
     let now = store.get("shared.txt").unwrap();
     // Whole where what was not written here had been read before it was gone, else what was written, and where.
@@ -189,10 +190,10 @@ fn somebody_else(backend: Backend) {
     let kept: Vec<_> = kept.iter().map(|key| store.get(key).unwrap()).collect();
     let kept: Vec<_> = kept.iter().map(Vec::as_slice).collect();
     let seen = match (now.as_slice(), kept.as_slice()) {
-        (b"theirs, and longer", [b"asMINEwas" | b"MINE"]) if told => {
+        (b"theirs, and longer", [b"MINEt was" | b"MINE"]) if told => {
             "both versions are kept, and the writer is told"
         }
-        (b"asMINEwas", []) if !told => "the last writer wins",
+        (b"MINEt was", []) if !told => "the last writer wins",
         other => panic!("told: {told}, {other:?}"),
     };
     says("somebody else changes a file that is open here", backend, seen);

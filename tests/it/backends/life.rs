@@ -5,7 +5,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mooring_tests::{eventually, mounts};
+use mooring_tests::bystander::disk_free;
+use mooring_tests::process::suspend;
+use mooring_tests::{Holder, eventually, mounts};
+use rustix::process::Signal;
 
 use super::guide::says;
 use super::scene::{Backend, SOON, Scene, files_below, kill};
@@ -132,4 +135,45 @@ pub(super) fn deactivated(backend: Backend) {
     })
     .1;
     assert_eq!(kept, b"written before the end, and within the grace");
+}
+
+pub(super) fn store_away(backend: Backend) {
+    let scene = Scene::start(backend, "", |world| world.store.put("seen.txt", "seen"));
+    let store = &scene.world.store;
+    assert_eq!(fs::read(scene.path.join("seen.txt")).unwrap(), b"seen");
+    let mut holder = Holder::open(&scene.path.join("open.txt"));
+
+    suspend(store.process.pid());
+    // Also while somebody waits for the store.
+    assert_eq!(holder.write("taken"), Ok(()));
+    holder.begin_syncing();
+    let took = disk_free(&scene.path);
+    println!("{backend:?}: df takes {took:?} without a store");
+    let listed = scene.host.listing();
+    assert!(listed.contains(&scene.path.display().to_string()), "{listed}");
+    disk_free(&scene.path);
+    assert_eq!(holder.answer_within(Duration::ZERO), None, "the store is away");
+    store.process.signal(Signal::CONT);
+    assert_eq!(holder.answer(), Ok(()), "and goes on when it is back");
+    assert_eq!(store.get("open.txt").unwrap(), b"taken");
+    assert_eq!(holder.close(), Ok(()));
+    assert_eq!(fs::read(scene.path.join("seen.txt")).unwrap(), b"seen");
+
+    // Nor does an unmount wait for it.
+    suspend(store.process.pid());
+    scene
+        .world
+        .operator
+        .mooring(&format!("activations delete {} --grace 1s", scene.activation));
+    let (took, ()) = eventually(
+        "it is unmounted",
+        Duration::from_secs(20),
+        || match mounts::is_mounted(&scene.path) {
+            false => Ok(()),
+            true => Err("not yet".to_owned()),
+        },
+    );
+    println!("{backend:?}: unmounted after {took:?} without its store");
+    store.process.signal(Signal::CONT);
+    scene.world.activation_is(&scene.activation, "INACTIVE");
 }
