@@ -1,18 +1,15 @@
 //! How hosts come, stay away, come back and leave: lost replies, ended certificates, cordon, drain, ban, copies.
 
-mod losses;
+mod lost_replies;
 
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use mooring_tests::person::readdressed;
 use mooring_tests::process::Process;
 use mooring_tests::programs::program;
 use mooring_tests::{Host, World, eventually, mounts};
 use serde_json::Value;
-
-use losses::Losses;
 
 /// As short as certificates are, so that stories see them end.
 const SHORT_LIVES: &str = "certificate_lifetime = \"10s\"";
@@ -39,49 +36,6 @@ fn a_host_that_was_off_until_its_certificate_had_ended_comes_back_by_itself_with
         .mooring(&format!("activations delete {}", mount.activation));
     gone(&mount.path);
     world.activation_is(&mount.activation, "INACTIVE");
-}
-
-#[test]
-fn replies_to_enrolment_renewal_and_recovery_that_are_lost_strand_nobody() {
-    let mut world = World::with_catalog_config(SHORT_LIVES);
-    world.expect_in_logs("the certificate has expired and is not renewed");
-    world.store.put("kept.txt", "kept");
-    let proxy = Losses::before(world.catalog_address());
-    let join = join_file(&world, "lossy");
-    let join = readdressed(&join, proxy.address());
-    proxy.lose(2);
-    let mut host = Host::join(world.path(), "lossy", &join, None);
-    assert_eq!(proxy.left(), 0);
-    let listed = world.operator.json("hosts list");
-    let hosts = listed.as_array().or(listed["hosts"].as_array()).unwrap();
-    assert_eq!(hosts.len(), 1, "one token made one host: {listed}");
-    let mount = world.activate(&host);
-
-    proxy.lose(2);
-    eventually(
-        "two renewals have lost their replies",
-        Duration::from_secs(30),
-        || match proxy.left() {
-            0 => Ok(()),
-            left => Err(format!("{left} to come")),
-        },
-    );
-    host_is(&world, &host, "READY");
-
-    host.stop_agent();
-    outlast_certificates(&mount.path);
-    proxy.lose(3);
-    host.start();
-    host_is(&world, &host, "READY");
-    eventually("it has recovered", Duration::from_secs(30), || {
-        let log = host.agent_log();
-        if log.contains("the host has proved its key") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    });
-    assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
 }
 
 #[test]
