@@ -1,5 +1,6 @@
 //! How hosts come, stay away, come back and leave: lost replies, ended certificates, cordon, drain, ban, copies.
 
+mod leaving;
 mod lost_replies;
 
 use std::path::Path;
