@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use mooring_tests::eventually;
@@ -156,11 +157,34 @@ fn kill_between_effect_and_answer(
     });
 }
 
+/// truncate(2), not ftruncate(2): there is no handle that a successor would find.
+fn truncate_by_path(path: &Path, size: u64) -> io::Result<()> {
+    let done = Command::new("perl")
+        .args(["-e", "truncate($ARGV[0], $ARGV[1]) or die $!"])
+        .arg(path)
+        .arg(size.to_string())
+        .output()?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr))),
+    }
+}
+
 #[test]
 fn a_change_that_had_reached_the_store_is_neither_refused_nor_done_twice() {
     let scratch = scratch();
     let store = Store::start(scratch.path(), Ipv4Addr::LOCALHOST, "lake");
-    for key in ["removed", "moved", "over", "replaced", "tree/one", "tree/two"] {
+    let keys = [
+        "removed",
+        "moved",
+        "over",
+        "replaced",
+        "tree/one",
+        "tree/two",
+        "cut",
+        "emptied file",
+    ];
+    for key in keys {
         store.put(key, key);
     }
     store.put("emptied/", b"");
@@ -200,11 +224,30 @@ fn a_change_that_had_reached_the_store_is_neither_refused_nor_done_twice() {
     kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
         fs::write(mount.join("written"), b"once")
     });
+    kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
+        truncate_by_path(&mount.join("cut"), 2)
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
+        truncate_by_path(&mount.join("emptied file"), 0)
+    });
+    kill_between_effect_and_answer(&store, &mut keeper, "PutObject", |mount| {
+        let (kind, mode) = (rustix::fs::FileType::RegularFile, rustix::fs::Mode::RUSR);
+        Ok(rustix::fs::mknodat(
+            rustix::fs::CWD,
+            mount.join("node"),
+            kind,
+            mode,
+            0,
+        )?)
+    });
 
     drop(replaced);
     let expected = [
+        ("cut", "cu"),
+        ("emptied file", ""),
         ("made/", ""),
         ("moved twice", "moved"),
+        ("node", ""),
         ("replaced", "over"),
         ("tree twice/", ""),
         ("tree twice/one", "tree/one"),
@@ -217,8 +260,34 @@ fn a_change_that_had_reached_the_store_is_neither_refused_nor_done_twice() {
     }
     assert_eq!(
         names(keeper.path()),
-        ["made", "moved twice", "replaced", "tree twice", "written"]
+        [
+            "cut",
+            "emptied file",
+            "made",
+            "moved twice",
+            "node",
+            "replaced",
+            "tree twice",
+            "written"
+        ]
     );
+    keeper.unmount();
+}
+
+#[test]
+fn no_operation_fails_when_workers_are_asked_to_end_under_load() {
+    let scratch = scratch();
+    let store = Store::start(scratch.path(), Ipv4Addr::LOCALHOST, "lake");
+    load::prepare(&store);
+    let mut keeper = Keeper::mount(scratch.path(), &store);
+    let load = Load::start(keeper.path(), scratch.path());
+    for _ in 0..rounds(4, 20) {
+        load.run_for(Duration::from_millis(200));
+        load.pause_of(|| keeper.succeed_after_signal());
+        load.check();
+    }
+    let done = load.stop();
+    done.verify(&store);
     keeper.unmount();
 }
 

@@ -4,9 +4,10 @@
 //! The worker ends when its mount is unmounted, or when no agent has started it in time. It never mounts
 //! and never unmounts.
 
+mod config;
 mod inherit;
 
-use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,23 +15,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mooring_control::{
-    Connection, EndpointRules, FromWorker, HiddenKeys, Listener, MountActivity, PROTOCOL_VERSION, ToWorker,
-    TransportError, WorkerConfig, WorkerStatus,
+    Connection, FromWorker, HiddenKeys, Listener, MountActivity, PROTOCOL_VERSION, ToWorker, TransportError,
+    WorkerConfig, WorkerStatus,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use zeroize::Zeroizing;
 
+use self::config::{access_key, staging_of_all, supervised_settings};
 use self::inherit::{fresh_recorder, inherit, left_behind};
-use crate::credentials::{AccessKey, Credential, LiveCredential};
-use crate::filesystem::{Filesystem, Presentation, Settings};
-use crate::fuse::session::Session;
+use crate::credentials::LiveCredential;
+use crate::filesystem::Filesystem;
+use crate::fuse::session::{Session, is_of_session};
 use crate::mount::{MountError, open_filesystem, prepare_staging, runtime, set_read_ahead_of};
-use crate::namespace::names::Prefix;
-use crate::store::Deadlines;
-use crate::store::address::{AddressRules, Network};
-use crate::store::s3::S3Options;
+use crate::unsaved::Place;
 use crate::writer::staging::Staging;
 
 /// A worker that nobody starts within this time has lost its agent: it ends, and the agent makes another.
@@ -56,12 +54,18 @@ enum Event {
     Started,
     StartFailed,
     Unmounted,
+    Broken { error: io::Error },
 }
 
 /// How a mount's service ends.
 enum Ended {
     Unmounted,
+    /// The mount is there, and another process may go on with it.
     BySignal,
+    /// So it is then, but this one cannot serve it any more.
+    Broken {
+        error: io::Error,
+    },
 }
 
 struct Worker {
@@ -84,6 +88,7 @@ struct Served {
     assignment_uid: String,
     filesystem: Arc<Filesystem>,
     credential: Arc<LiveCredential>,
+    place: Place,
     fuse_descriptor: i32,
 }
 
@@ -116,6 +121,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
         // is always a root.
         let _ = std::env::set_current_dir("/");
     }
+    end_at_panic();
     let runtime = runtime()?;
     // At most three events ever come, one of each.
     let (events, mut happened) = mpsc::unbounded_channel();
@@ -133,15 +139,30 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
         .map_err(|error| MountError::new(format!("threads cannot be started: {error}"), "raise the limit"))?;
     let outcome = runtime.block_on(wait(&mut happened));
     let served = worker.served();
+    if let Some(served) = &served {
+        match &outcome {
+            Ok(Ended::Broken { error }) => {
+                tracing::error!(%error, "the connection to the kernel fails");
+                abandon(1)
+            }
+            Ok(Ended::BySignal) => {
+                let upload = served.filesystem.upload_everything();
+                let clean = runtime.block_on(async { tokio::time::timeout(UPLOAD_GRACE, upload).await });
+                socket.remove();
+                abandon(i32::from(clean != Ok(true)))
+            }
+            Ok(Ended::Unmounted) => served.filesystem.note_unsaved(&served.place),
+            Err(_) => {}
+        }
+    }
     let clean = match &served {
         Some(served) => runtime.block_on(served.filesystem.stop(UPLOAD_GRACE)),
         None => true,
     };
+    runtime.shutdown_timeout(Duration::from_secs(1));
     if let (Some(served), Ok(Ended::Unmounted)) = (&served, &outcome) {
-        // After a signal the mount is still there, and another worker may go on with it.
         served.filesystem.leave_nothing();
     }
-    runtime.shutdown_timeout(Duration::from_secs(1));
     // The thread that owns the listener never ends by itself.
     socket.remove();
     outcome?;
@@ -155,11 +176,30 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
     }
 }
 
+/// A thread that serves the kernel and panics is missed for good, and nobody knows in what state it leaves what it was
+/// changing: better that another process goes on from what is written down.
+fn end_at_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if is_of_session(&std::thread::current()) {
+            abandon(101);
+        }
+    }));
+}
+
+/// Ends the process as a kill would, which another one can go on from at any moment. Ending in order would answer
+/// whatever is on its way with an error, and the kernel would not send it again.
+fn abandon(code: i32) -> ! {
+    std::process::exit(code)
+}
+
 async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<Ended, MountError> {
     use tokio::signal::unix::{SignalKind, signal};
     match tokio::time::timeout(START_DEADLINE, happened.recv()).await {
         Ok(Some(Event::Started)) => {}
         Ok(Some(Event::Unmounted)) => return Ok(Ended::Unmounted),
+        Ok(Some(Event::Broken { error })) => return Ok(Ended::Broken { error }),
         Ok(Some(Event::StartFailed) | None) => {
             return Err(MountError::new(
                 "the mount could not be started",
@@ -173,13 +213,16 @@ async fn wait(happened: &mut mpsc::UnboundedReceiver<Event>) -> Result<Ended, Mo
             ));
         }
     }
+    let ended = |event| match event {
+        Some(Event::Broken { error }) => Ended::Broken { error },
+        Some(Event::Started | Event::StartFailed | Event::Unmounted) | None => Ended::Unmounted,
+    };
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        happened.recv().await;
-        return Ok(Ended::Unmounted);
+        return Ok(ended(happened.recv().await));
     };
     tokio::select! {
         // Both arms are cancel-safe: the process ends after either.
-        _ = happened.recv() => Ok(Ended::Unmounted),
+        event = happened.recv() => Ok(ended(event)),
         _ = terminate.recv() => {
             tracing::warn!("a signal ends the worker while its mount is in use");
             Ok(Ended::BySignal)
@@ -328,15 +371,19 @@ impl Worker {
         let asked = Instant::now();
         let assignment_uid = config.assignment_uid.clone();
         let succession = config.succession.clone();
+        let staging_of_all = staging_of_all(&config);
         let credential = LiveCredential::new(access_key(&config.credential));
         let (store, settings) = supervised_settings(config, &credential)?;
+        let place = Place::of(&store);
         let minor = fuse_connection(&descriptor);
         let _inside = self.runtime.enter();
         let (filesystem, session) = match origin {
             Origin::Fresh => {
                 let recorder = fresh_recorder(succession.as_deref());
                 prepare_staging(&settings.staging)?;
-                Staging::without_successor(settings.staging.clone()).purge(&HashMap::new());
+                if let Some(tables) = succession.as_deref().and_then(Path::parent) {
+                    Staging::clear_abandoned(&staging_of_all, tables);
+                }
                 let filesystem = self
                     .runtime
                     .block_on(open_filesystem(store, settings, recorder))?;
@@ -353,13 +400,22 @@ impl Worker {
         };
         let fuse_descriptor = session.descriptor();
         let events = self.events.clone();
-        let tell = move || {
+        let tell = move |served: io::Result<()>| {
+            let event = match served {
+                Ok(()) => Event::Unmounted,
+                Err(error) => Event::Broken { error },
+            };
             // The receiver is gone when the process is ending anyway.
-            let _ = events.send(Event::Unmounted);
+            let _ = events.send(event);
         };
-        session.start(tell).map_err(|error| {
-            MountError::new(format!("threads cannot be started: {error}"), "raise the limit")
-        })?;
+        if let Err(error) = session.start(tell) {
+            // While the filesystem is there: somebody else may still try, and must find everything as it was.
+            filesystem.recorder().leave();
+            return Err(MountError::new(
+                format!("threads cannot be started: {error}"),
+                "raise the limit",
+            ));
+        }
         if let Some(minor) = minor {
             set_read_ahead_of(0, minor);
         }
@@ -367,6 +423,7 @@ impl Worker {
             assignment_uid,
             filesystem,
             credential,
+            place,
             fuse_descriptor,
         };
         let resend = served.resend();
@@ -417,76 +474,6 @@ fn prepare(config: WorkerConfig) -> Result<(), MountError> {
     let credential = LiveCredential::new(access_key(&config.credential));
     supervised_settings(config, &credential)?;
     left_behind(succession.as_deref()).map(|_| ())
-}
-
-fn supervised_settings(
-    config: WorkerConfig,
-    credential: &Arc<LiveCredential>,
-) -> Result<(S3Options, Settings), MountError> {
-    let WorkerConfig {
-        assignment_uid: _,
-        endpoint,
-        region,
-        bucket,
-        prefix,
-        path_style,
-        read_only,
-        uid,
-        gid,
-        file_mode,
-        dir_mode,
-        metadata_ttl,
-        cache_dir,
-        succession: _,
-        endpoint_rules: EndpointRules {
-            allow_http,
-            allowed_networks,
-        },
-        credential: _,
-    } = config;
-    let networks = allowed_networks
-        .iter()
-        .map(|text| text.parse::<Network>())
-        .collect::<Result<_, _>>();
-    let networks = networks.map_err(|error| {
-        MountError::new(
-            format!("allowed_networks: {error}"),
-            "give networks as 10.0.0.0/8",
-        )
-    })?;
-    let store = S3Options {
-        endpoint: Some(endpoint),
-        region,
-        bucket,
-        path_style,
-        credential: Credential::live(Arc::clone(credential)),
-        rules: AddressRules::guarded(allow_http, networks),
-        extra_ca_file: None,
-        deadlines: Deadlines::default(),
-        jitter_seed: u64::from(std::process::id()),
-    };
-    let settings = Settings {
-        prefix: Prefix::new(&prefix),
-        read_only,
-        metadata_ttl,
-        presentation: Presentation {
-            uid,
-            gid,
-            // Set-id bits never apply, whoever asks for them.
-            file_mode: (file_mode & 0o777) as u16,
-            dir_mode: (dir_mode & 0o777) as u16,
-        },
-        staging: cache_dir.join("staging"),
-    };
-    Ok((store, settings))
-}
-
-fn access_key(credential: &mooring_control::Credential) -> AccessKey {
-    AccessKey {
-        id: credential.access_key_id.clone(),
-        secret: Zeroizing::new(credential.secret_access_key.expose().to_owned()),
-        session_token: None,
-    }
 }
 
 /// Number of the kernel's FUSE connection, which is also the minor number of the mount's device. Newer

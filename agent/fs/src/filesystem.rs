@@ -349,10 +349,12 @@ impl Filesystem {
             }
             result.is_ok()
         });
-        uploads
+        let all = uploads
             .buffer_unordered(UPLOADS_AT_END)
             .fold(true, |all, done| async move { all && done })
-            .await
+            .await;
+        self.write_down();
+        all
     }
 
     /// Ends the filesystem's tasks: uploads what is waiting within `grace`, then gives up.

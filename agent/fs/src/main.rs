@@ -9,6 +9,7 @@ use clap::Parser;
 use mooring_fs::fuse::LOG_FILTER;
 use mooring_fs::mount::{MountError, default_cache_dir, prepare_staging, run_standalone};
 use mooring_fs::options::{Command, CommandLine, MountOptions};
+use mooring_fs::recover::recover;
 use mooring_fs::{control, descriptors, options, sys};
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
             run_standalone(options, || {}).map_err(anyhow::Error::from)
         }
         Command::Mount(options) => start_in_background(options),
+        Command::Recover(options) => {
+            log_to_stderr();
+            recover(options, &mut std::io::stdout()).map_err(anyhow::Error::from)
+        }
         Command::Serve(options::ServeOptions { control }) => {
             sys::close_inherited();
             log_to_stderr();
@@ -142,6 +147,8 @@ fn log_to_stderr() {
         .unwrap_or_else(|_| EnvFilter::new(format!("info,{LOG_FILTER}")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // What it would say of a write that fails goes to the same place, and panics there: a full disk shall end nobody.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();

@@ -90,11 +90,12 @@ pub fn go_on(
     inheritance: &Inheritance,
 ) -> Result<Arc<Filesystem>, MountError> {
     prepare_staging(&settings.staging)?;
-    Ok(Filesystem::going_on(
-        settings,
-        parts(options, recorder)?,
-        inheritance,
-    ))
+    Filesystem::going_on(settings, parts(options, recorder)?, inheritance).map_err(|error| {
+        MountError::new(
+            format!("what the dead worker has staged cannot be opened: {error}"),
+            "see to the cache folder; its files are still there",
+        )
+    })
 }
 
 /// What a filesystem is built from; to be called within a runtime.
@@ -148,7 +149,10 @@ pub fn run_standalone(options: &MountOptions, ready: impl FnOnce()) -> Result<()
         .map_err(|error| mount_failure(&error, &target, options.allow_other))?;
     let mut unmounter = session.unmounter();
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
-    let tell = move || {
+    let tell = move |served: std::io::Result<()>| {
+        if let Err(error) = served {
+            tracing::error!(%error, "the connection to the kernel ended with an error");
+        }
         // The receiver may be gone already, after a second signal.
         let _ = ended_sender.send(());
     };
@@ -410,7 +414,7 @@ async fn first_of(unmounted: tokio::sync::oneshot::Receiver<()>) -> Ended {
 }
 
 /// An error and everything below it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -36,6 +36,17 @@ pub enum Command {
             the mount's; changing them on a file is accepted and has no effect."
     )]
     Mount(MountOptions),
+    /// Upload what mounts could not upload before they ended.
+    #[command(
+        long_about = "Uploads what mounts of this machine's agent could not upload before they ended: because the store was \
+            away, because the host was banned, or because an unmount was forced. Such files stay in the cache folder of their \
+            mount, with a note beside each that says which object it was to become.\n\n\
+            FOLDER is that cache folder or any folder above it, such as /var/cache/mooring. The key is taken from where AWS \
+            tools take it, as for `mount`. Nothing is overwritten that somebody else has changed meanwhile: then this \
+            version is kept beside it. A file goes when the store has its bytes; the others can be tried again.",
+        after_help = "Example:\n  AWS_PROFILE=lake mooring-fs recover /var/cache/mooring --dry-run"
+    )]
+    Recover(RecoverOptions),
     /// Serve one mount for mooring-agent, which sends the rest over a socket.
     Serve(ServeOptions),
 }
@@ -109,6 +120,23 @@ pub struct ServeOptions {
     /// Path of the socket to listen on.
     #[arg(long, value_name = "PATH")]
     pub control: PathBuf,
+}
+
+/// Options of `recover`.
+#[derive(Args, Debug)]
+pub struct RecoverOptions {
+    /// The cache folder of a mount, or any folder above it.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Only say what waits to be uploaded.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Profile of the shared AWS files to take the key from.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// PEM file with certificate authorities to trust besides the machine's own.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 impl MountOptions {

@@ -17,6 +17,7 @@ mod lost;
 pub mod ranges;
 pub mod rename;
 pub mod staging;
+mod unfinished;
 pub mod uploader;
 
 use std::sync::Arc;
@@ -132,7 +133,7 @@ impl Writer {
             };
             let conditional = condition != WriteCondition::None;
             let uploaded = upload(
-                (&*self.store, &self.transfers),
+                (&*self.store, &self.transfers, &self.staging.recorder),
                 (key, key),
                 edit,
                 &version,

@@ -16,6 +16,7 @@ use mooring_tests::programs::program;
 use mooring_tests::store::{ACCESS_KEY_ID, Store};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::Signal;
 
 /// A mount and its worker, with another one ready.
 pub(super) struct Keeper {
@@ -86,6 +87,18 @@ impl Keeper {
 
     /// Kills the worker; the next one goes on. Returns when it does.
     pub(super) fn succeed(&mut self) {
+        self.succeed_after(|process| process.kill());
+    }
+
+    /// The same for a worker that is asked to end, as when a machine goes down.
+    pub(super) fn succeed_after_signal(&mut self) {
+        self.succeed_after(|process| {
+            process.signal(Signal::TERM);
+            process.ends(Duration::from_secs(30));
+        });
+    }
+
+    fn succeed_after(&mut self, end: impl FnOnce(&mut Process)) {
         let mut dead = self.worker.take().unwrap();
         let next = self.next.take().unwrap();
         // As an agent asks before an upgrade, while the old worker serves.
@@ -96,7 +109,7 @@ impl Keeper {
             matches!(prepared, FromWorker::Prepared),
             "the next worker answers {prepared:?}"
         );
-        dead.process.kill();
+        end(&mut dead.process);
         next.hand_over(
             &ToWorker::Succeed {
                 config: self.config(),

@@ -65,7 +65,7 @@ impl Load {
     pub(super) fn start(mount: &Path, scratch: &Path) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let expected = Arc::new(Mutex::new(Expected::new()));
-        let programs: [(&'static str, Body); 13] = [
+        let programs: [(&'static str, Body); 14] = [
             ("stat", reading::stat),
             ("list", reading::list),
             ("read in order", reading::in_order),
@@ -74,6 +74,7 @@ impl Load {
             ("append", writing::append),
             ("write large files", writing::large),
             ("change in place", writing::change_in_place),
+            ("shrink", writing::shrink),
             ("make and remove folders", names::folders),
             ("make and remove files", names::files),
             ("rename files", names::rename_files),

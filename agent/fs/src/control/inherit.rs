@@ -72,7 +72,7 @@ pub(super) fn inherit(
         inheritance,
         agreed,
     } = left_behind(succession)?;
-    let recorder = Recorder::go_on(folder, inheritance.clone()).map_err(unreadable)?;
+    let recorder = Recorder::go_on(folder, &inheritance).map_err(unreadable)?;
     let filesystem = go_on(store, settings, recorder.clone(), &inheritance)?;
     let session = Session::take_over(Arc::clone(&filesystem), descriptor, &agreed)
         .and_then(|session| session.ask_again().map(|()| session));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mooring_control::{Credential as KeyPair, PACKET_BYTES_MAX, Secret};
+use mooring_control::{Credential as KeyPair, EndpointRules, PACKET_BYTES_MAX, Secret};
 
 use super::*;
 use crate::succession::Recorder;

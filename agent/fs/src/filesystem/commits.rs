@@ -62,6 +62,8 @@ impl Filesystem {
             }
         }
         self.drop_edit(ino);
+        // Nobody may ask for anything for a long time.
+        self.write_down();
     }
 
     /// Drops changes that can never become an object.
@@ -155,6 +157,8 @@ impl Filesystem {
             None => Metadata::new(),
         };
         let metadata = self.with_mtime(ino, metadata)?;
+        // So that a repetition knows what it finds in the store for its own.
+        self.write_down();
         let outcome = self.writer.commit(&key, edit, metadata, clock::wall()).await;
         self.note_write(outcome.as_ref().err());
         match outcome? {
@@ -302,11 +306,15 @@ impl Filesystem {
                 file.writers == 0 && file.holds == 0 && !edit.is_dirty()
             }
         });
+        let mut dropped = None;
         if finished {
-            file.edit = None;
+            dropped = file.edit.take();
             file.epoch += 1;
         }
         table.sweep(ino);
+        drop(table);
+        // Closing a large file without a name takes as long as the disk needs to free it.
+        drop(dropped);
     }
 
     /// Metadata with the modification time, if an application has set one.

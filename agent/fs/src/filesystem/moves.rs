@@ -174,9 +174,10 @@ impl Filesystem {
         };
         attempt.begin(Intent::Rename { ino: ino.0 });
         self.write_down();
+        let copier = (&*self.store, &self.recorder);
         let mut copied_from = object.etag.clone();
         let begun = tokio::time::Instant::now();
-        let copied = match copy_object(&*self.store, &source, &target_key, metadata.as_ref()).await {
+        let copied = match copy_object(copier, &source, &target_key, metadata.as_ref()).await {
             // Somebody else has replaced it since it was looked up: what is there now is what is renamed.
             Err(FsError::Store(StoreError::PreconditionFailed)) => {
                 let info = self.store.head(&source_key).await?;
@@ -185,7 +186,7 @@ impl Filesystem {
                     etag: info.etag.clone(),
                     size: info.size,
                 };
-                let etag = copy_object(&*self.store, &newer, &target_key, None).await?;
+                let etag = copy_object(copier, &newer, &target_key, None).await?;
                 copied_from = info.etag;
                 Arc::new(ObjectVersion {
                     size: info.size,
@@ -292,7 +293,7 @@ impl Filesystem {
         let sources = keys_below(&*self.store, &old).await?;
         attempt.begin(Intent::Rename { ino: ino.0 });
         self.write_down();
-        let copied = match copy_below(&*self.store, &sources, (&old, &new)).await {
+        let copied = match copy_below((&*self.store, &self.recorder), &sources, (&old, &new)).await {
             Ok(copied) => copied,
             Err(error) => {
                 // The marker that was there went with the copies.

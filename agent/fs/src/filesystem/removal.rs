@@ -149,9 +149,9 @@ impl Filesystem {
             Err(error @ FsError::Staging(_)) if !edit.is_dirty() => {
                 tracing::warn!(key = key.as_str(), %error, "an open file is removed; its readers lose it");
                 let mut table = self.namespace.table();
-                if let Ok(file) = table.file_mut(ino) {
-                    file.edit = None;
-                }
+                let dropped = table.file_mut(ino).ok().and_then(|file| file.edit.take());
+                drop(table);
+                drop(dropped);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -1,37 +1,92 @@
 //! A filesystem that goes on where a dead worker has stopped, and what it leaves to the next one.
 
-use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Filesystem, Parts, Settings};
+use crate::clock;
 use crate::handle::Handles;
 use crate::namespace::inode::Table;
 use crate::store::{Key, StoreError};
 use crate::succession::record::Record;
 use crate::succession::{Inheritance, Recorder};
+use crate::unsaved::Place;
 use crate::writer::staging::Staging;
+
+/// Between attempts to have the store forget what a dead worker had begun to upload.
+const ABORT_PAUSE: Duration = Duration::from_secs(60);
 
 impl Filesystem {
     /// The filesystem of a dead worker: the kernel finds its inodes and handles again, and the store gets what
-    /// was written. The inheritance is what `parts.recorder` goes on with.
-    pub fn going_on(settings: Settings, parts: Parts, inheritance: &Inheritance) -> Arc<Filesystem> {
+    /// was written. The inheritance is what `parts.recorder` goes on with. After a failure everything is as it was, and
+    /// somebody else may try.
+    pub fn going_on(
+        settings: Settings,
+        parts: Parts,
+        inheritance: &Inheritance,
+    ) -> io::Result<Arc<Filesystem>> {
         let staging = Staging {
             folder: settings.staging.clone(),
             recorder: parts.recorder.clone(),
         };
-        let edits = staging.restore(inheritance);
-        staging.purge(&edits);
-        let table = Table::restored(inheritance, &edits, parts.recorder.clone());
+        let restored = staging.restore(inheritance)?;
+        staging.purge(&restored.edits);
+        let table = Table::restored(inheritance, &restored, parts.recorder.clone());
         let handles = Handles::restored(inheritance, &parts.reader, parts.recorder.clone());
-        Filesystem::of(settings, parts, staging, (table, handles))
+        Ok(Filesystem::of(settings, parts, staging, (table, handles)))
     }
 
-    /// Nobody goes on with it: takes away what was kept for that.
-    pub fn leave_nothing(&self) {
-        if self.recorder.is_on() {
-            self.recorder.give_up();
-            self.writer.staging().purge(&HashMap::new());
+    /// The mount is gone, and what was written to it may not get into the store before the process ends: notes beside the
+    /// staging files say what they were to become.
+    pub fn note_unsaved(&self, place: &Place) {
+        let edits = self.namespace.table().edits();
+        for (ino, edit) in edits.into_iter().filter(|(_, edit)| edit.is_dirty()) {
+            let Ok(key) = self.namespace.key_of(ino) else {
+                // It was removed: nobody misses it.
+                continue;
+            };
+            let known = self
+                .namespace
+                .table()
+                .file(ino)
+                .ok()
+                .and_then(|file| file.metadata.clone());
+            let metadata = self.with_mtime(ino, known.unwrap_or_default());
+            let noted = metadata
+                .map_err(io::Error::other)
+                .and_then(|metadata| edit.write_note(place.clone(), &key, metadata, clock::wall()));
+            if let Err(error) = noted {
+                tracing::error!(
+                    key = key.as_str(), %error,
+                    "no note can be written of what is still to be uploaded; `mooring-fs recover` will not find it"
+                );
+            }
         }
+    }
+
+    /// Nobody goes on with it: takes away what was kept for that. What could not be uploaded stays in the cache folder,
+    /// for a person.
+    pub fn leave_nothing(&self) {
+        self.recorder.give_up();
+        let edits = self.namespace.table().edits();
+        for (ino, edit) in edits {
+            let path = || self.namespace.table().path(ino).unwrap_or_default();
+            match edit.end() {
+                Ok(None) => {}
+                Ok(Some(kept)) => tracing::error!(
+                    path = path(), kept = %kept.display(), size = edit.size(), written = ?edit.staged(),
+                    "a file could not be uploaded; what was written to it is kept: `mooring-fs recover` uploads it"
+                ),
+                Err(error) if edit.is_dirty() => tracing::error!(
+                    path = path(), %error,
+                    "a file could not be uploaded, and what was written to it cannot be kept"
+                ),
+                Err(error) => tracing::warn!(path = path(), %error, "a staging file cannot be removed"),
+            }
+        }
+        // Unless something was kept.
+        let _ = std::fs::remove_dir(&self.writer.staging().folder);
     }
 
     /// Who notes what a successor must know.
@@ -42,10 +97,11 @@ impl Filesystem {
     /// Writes down what was noted so far: to be done before the kernel is told of it, and before the store loses
     /// what a repetition would need.
     pub fn write_down(&self) {
-        if self.recorder.write_down() {
+        self.recorder.write_down();
+        if self.recorder.wants_upkeep() {
             let recorder = self.recorder.clone();
             self.tasks
-                .spawn_blocking_on(move || recorder.compact(), &self.runtime);
+                .spawn_blocking_on(move || recorder.keep_up(), &self.runtime);
         }
     }
 
@@ -55,16 +111,7 @@ impl Filesystem {
     pub fn take_up(self: &Arc<Self>, inheritance: &Inheritance) {
         for (upload, key) in inheritance.uploads.clone() {
             let filesystem = Arc::clone(self);
-            let give_up = async move {
-                let key = Key::new(key);
-                match filesystem.store.abort_upload(&key, &upload).await {
-                    Ok(()) | Err(StoreError::NotFound) => {}
-                    Err(error) => {
-                        tracing::info!(key = key.as_str(), %error, "an unfinished upload stays behind");
-                    }
-                }
-                filesystem.recorder.note_in_passing(&Record::UploadOver(upload));
-            };
+            let give_up = async move { filesystem.give_up_upload(&Key::new(key), upload).await };
             self.tasks.spawn_on(give_up, &self.runtime);
         }
 
@@ -90,5 +137,25 @@ impl Filesystem {
                 true | false => {}
             }
         }
+        self.write_down();
+    }
+
+    /// However long the store is away: whoever succeeds this process is told of it until it is done.
+    async fn give_up_upload(&self, key: &Key, upload: String) {
+        loop {
+            match self.store.abort_upload(key, &upload).await {
+                Ok(()) | Err(StoreError::NotFound) => break,
+                Err(error) => {
+                    tracing::info!(key = key.as_str(), %error, "an unfinished upload stays behind for now");
+                }
+            }
+            tokio::select! {
+                // Both arms are cancel-safe: they hold no state.
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(ABORT_PAUSE) => {}
+            }
+        }
+        self.recorder.note(&Record::UploadOver(upload));
+        self.write_down();
     }
 }

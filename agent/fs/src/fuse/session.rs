@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 
 use fuser::{MountOption, SessionACL};
 
@@ -103,16 +103,12 @@ impl Session {
         Unmounter(self.0.unmount_callable())
     }
 
-    /// Serves until the mount is gone from everywhere, and calls `ended` then.
-    pub fn start(self, ended: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    /// Serves until the mount is gone from everywhere, and calls `ended` then; or until it cannot be served any more,
+    /// with the reason. Some threads may go on serving it even so.
+    pub fn start(self, ended: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new()
             .name("fuse-session".to_owned())
-            .spawn(move || {
-                if let Err(error) = self.0.run() {
-                    tracing::error!(%error, "the connection to the kernel ended with an error");
-                }
-                ended();
-            })
+            .spawn(move || ended(self.0.run()))
     }
 }
 
@@ -121,6 +117,11 @@ impl Unmounter {
     pub fn unmount(&mut self) -> io::Result<()> {
         self.0.unmount()
     }
+}
+
+/// Whether a thread reads the kernel's requests: fuser names those.
+pub fn is_of_session(thread: &Thread) -> bool {
+    thread.name().is_some_and(|name| name.starts_with("fuser-"))
 }
 
 fn config() -> fuser::Config {

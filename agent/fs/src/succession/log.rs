@@ -14,6 +14,17 @@ use super::table::Inheritance;
 /// Name of the table in its folder.
 const NAME: &str = "table";
 
+/// A log below this is not worth writing anew; it is 5,000 to 10,000 records.
+const COMPACT_BYTES_MIN: u64 = 1 << 20;
+
+/// A log is written anew when it has grown by this factor: then each byte is written anew once, on average.
+const COMPACT_FACTOR: u64 = 2;
+
+/// A log may take so much of the memory that tmpfs takes its room from, and so large a share of that room: others
+/// have their files there, too. A million files that the kernel knows are about 100 MiB.
+const BYTES_MAX: u64 = 256 << 20;
+const SHARE_MAX: u64 = 4;
+
 /// Length and CRC32C of a batch stand before it.
 const HEAD_BYTES: usize = 8;
 
@@ -27,6 +38,8 @@ pub struct Log {
     bytes: u64,
     /// How long it was when it was last written anew.
     bytes_anew: u64,
+    /// How long it may be then.
+    bytes_max: u64,
 }
 
 /// A log up to some point of it.
@@ -51,11 +64,13 @@ impl Log {
     pub fn begin(folder: &Path, records: impl Iterator<Item = Record>) -> io::Result<Log> {
         let (file, bytes) = write_anew(folder, records)?;
         std::fs::rename(path_anew(folder), folder.join(NAME))?;
+        let room = free_bytes(&file)?.saturating_add(bytes);
         Ok(Log {
             folder: folder.to_owned(),
             file,
             bytes,
             bytes_anew: bytes,
+            bytes_max: BYTES_MAX.min(room / SHARE_MAX),
         })
     }
 
@@ -70,6 +85,11 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is one in a folder.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(NAME).exists()
     }
 
     /// What the log in a folder says, whole batches only.
@@ -87,9 +107,31 @@ impl Log {
         Ok(())
     }
 
-    /// How long it is, and how long it was when it was last written anew.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.bytes, self.bytes_anew)
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether it takes more room than it may, also when it has just been written anew.
+    pub fn is_too_long(&self) -> bool {
+        self.bytes_anew > self.bytes_max
+    }
+
+    /// Whether it has grown so much that it should be written anew.
+    pub fn is_long(&self) -> bool {
+        self.bytes > COMPACT_BYTES_MIN.max(self.bytes_anew * COMPACT_FACTOR)
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// It could not be written anew: takes away what was written, and waits until it has grown by half again.
+    pub fn put_off(&mut self) {
+        // It may not be there.
+        let _ = std::fs::remove_file(path_anew(&self.folder));
+        self.bytes_anew = self.bytes * 3 / (2 * COMPACT_FACTOR);
     }
 
     /// The log as it is now, to be written anew without holding up those who append.
@@ -142,6 +184,10 @@ impl Log {
 impl Snapshot {
     /// Writes what the log says anew, beside it.
     pub fn compact(self) -> io::Result<Compacted> {
+        // It would be found out half-way, with nothing left for those who append to the old one meanwhile.
+        if free_bytes(&self.file)? < self.bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut old = vec![0; self.bytes as usize];
         self.file.read_exact_at(&mut old, 0)?;
         let (file, bytes) = write_anew(&self.folder, replay(&old)?.records())?;
@@ -151,6 +197,12 @@ impl Snapshot {
             covers: self.bytes,
         })
     }
+}
+
+/// Room in the filesystem where a file is.
+fn free_bytes(file: &File) -> io::Result<u64> {
+    let room = rustix::fs::fstatvfs(file)?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

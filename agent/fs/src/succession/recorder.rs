@@ -4,9 +4,11 @@
 //! thing are in the order of its changes. Writing down happens once per reply, in one call, for everything that
 //! was noted so far by anybody; who finds that others have done it has nothing to do.
 //!
+//! A file that a record speaks of outlives the record: it is removed only when the log says that it is gone.
+//!
 //! Lock order: the writing anew, the log, then the inode table, then the notes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -21,12 +23,6 @@ use super::log::{Log, Snapshot};
 use super::record::Record;
 use super::table::Inheritance;
 
-/// A log below this is not worth writing anew; it is 5,000 to 10,000 records.
-const COMPACT_BYTES_MIN: u64 = 1 << 20;
-
-/// A log is written anew when it has grown by this factor: then each byte is written anew once, on average.
-const COMPACT_FACTOR: u64 = 2;
-
 /// Where records go; clones go to the same place. The default one goes nowhere.
 #[derive(Clone, Default)]
 pub struct Recorder(Option<Arc<Inner>>);
@@ -36,24 +32,38 @@ type Gather = Box<dyn Fn(&Notes<'_>) -> Vec<u8> + Send + Sync>;
 struct Inner {
     folder: PathBuf,
     log: Mutex<Log>,
-    notes: Mutex<Vec<u8>>,
+    notes: Mutex<Noted>,
+    /// Files of which no log speaks any more.
+    removable: Mutex<Vec<PathBuf>>,
     /// Counts what was noted.
     noted: AtomicU64,
     /// How much of that is in the log. Never counts what is not there yet.
     written: AtomicU64,
-    compacting: AtomicBool,
+    /// There is something for [`Recorder::keep_up`], and whether somebody is at it.
+    upkeep: AtomicBool,
+    tending: AtomicBool,
     /// Held while the log is written anew. Taken before the log.
     compaction: Mutex<()>,
     off: AtomicBool,
+    /// With `off`: everything stays as it is for another process.
+    left: AtomicBool,
     gather: OnceLock<Gather>,
     /// Requests of dead workers that may be sent again.
     inherited: Mutex<BTreeMap<u64, Before>>,
+}
+
+#[derive(Default)]
+struct Noted {
+    records: Vec<u8>,
+    /// Files that go when these records are in the log.
+    doomed: Vec<PathBuf>,
 }
 
 /// What was noted and is not written yet.
 pub struct Notes<'a> {
     inner: &'a Inner,
     covered: Cell<u64>,
+    doomed: RefCell<Vec<PathBuf>>,
 }
 
 impl Notes<'_> {
@@ -61,18 +71,20 @@ impl Notes<'_> {
     pub fn take(&self) -> Vec<u8> {
         // In this order: what is counted is in the notes.
         self.covered.set(self.inner.noted.load(Ordering::Acquire));
-        std::mem::take(&mut *self.inner.notes.lock())
+        let Noted { records, doomed } = std::mem::take(&mut *self.inner.notes.lock());
+        self.doomed.borrow_mut().extend(doomed);
+        records
     }
 }
 
 impl Recorder {
     /// Begins a table for a mount without a past.
     pub fn begin(folder: &Path) -> io::Result<Recorder> {
-        Recorder::go_on(folder, Inheritance::default())
+        Recorder::go_on(folder, &Inheritance::default())
     }
 
     /// Goes on with the table of a dead worker, which is written anew.
-    pub fn go_on(folder: &Path, inheritance: Inheritance) -> io::Result<Recorder> {
+    pub fn go_on(folder: &Path, inheritance: &Inheritance) -> io::Result<Recorder> {
         // For nobody else's eyes, since it holds names; whoever made it may have said so already.
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -87,9 +99,12 @@ impl Recorder {
             notes: Mutex::default(),
             noted: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            compacting: AtomicBool::new(false),
+            removable: Mutex::default(),
+            upkeep: AtomicBool::new(false),
+            tending: AtomicBool::new(false),
             compaction: Mutex::new(()),
             off: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             gather: OnceLock::new(),
             inherited: Mutex::new(inherited),
         }))))
@@ -109,7 +124,7 @@ impl Recorder {
     pub fn note_all<'a>(&self, records: impl Iterator<Item = &'a Record>) {
         if let Some(inner) = self.on() {
             let mut notes = inner.notes.lock();
-            records.for_each(|record| record.write_to(&mut notes));
+            records.for_each(|record| record.write_to(&mut notes.records));
             drop(notes);
             inner.noted.fetch_add(1, Ordering::Release);
         }
@@ -118,7 +133,21 @@ impl Recorder {
     /// Notes a record that need not be written before anything: it goes with the next ones.
     pub fn note_in_passing(&self, record: &Record) {
         if let Some(inner) = self.on() {
-            record.write_to(&mut inner.notes.lock());
+            record.write_to(&mut inner.notes.lock().records);
+        }
+    }
+
+    /// Notes a record, and removes a file once that is written down. Nobody is waited for: if it has no log to be
+    /// written to, the file goes at once, unless it is left to another process.
+    pub fn note_removal(&self, record: &Record, path: PathBuf) {
+        if let Some(inner) = self.on() {
+            let mut notes = inner.notes.lock();
+            record.write_to(&mut notes.records);
+            notes.doomed.push(path);
+            drop(notes);
+            inner.noted.fetch_add(1, Ordering::Release);
+        } else if !self.is_left() {
+            remove_file(&path);
         }
     }
 
@@ -138,40 +167,78 @@ impl Recorder {
         }
     }
 
-    /// Writes down everything that was noted or marked before. True if the log has grown so much that it should be
-    /// written anew, to one caller at a time.
-    pub fn write_down(&self) -> bool {
-        let Some(inner) = self.on() else { return false };
+    /// Writes down everything that was noted or marked before.
+    pub fn write_down(&self) {
+        let Some(inner) = self.on() else { return };
         let wanted = inner.noted.load(Ordering::Acquire);
         if inner.written.load(Ordering::Acquire) >= wanted {
-            return false;
+            return;
         }
         let mut log = inner.log.lock();
         if inner.written.load(Ordering::Acquire) >= wanted {
-            return false;
+            return;
         }
         let notes = Notes {
             inner,
             covered: Cell::new(0),
+            doomed: RefCell::default(),
         };
         let batch = match inner.gather.get() {
             Some(gather) => gather(&notes),
             None => notes.take(),
         };
-        if !batch.is_empty()
-            && let Err(error) = log.append(&batch)
-        {
+        let appended = match batch.is_empty() {
+            true => Ok(()),
+            false => log.append(&batch),
+        };
+        if let Err(error) = &appended {
             tracing::error!(
                 folder = %inner.folder.display(), %error,
                 "what a successor must know cannot be written; if this process dies, the mount ends"
             );
             inner.off.store(true, Ordering::Release);
             remove(&log);
-            return false;
+        } else {
+            inner.written.store(notes.covered.get(), Ordering::Release);
         }
-        inner.written.store(notes.covered.get(), Ordering::Release);
-        let (bytes, anew) = log.bytes();
-        bytes > COMPACT_BYTES_MIN.max(anew * COMPACT_FACTOR) && !inner.compacting.swap(true, Ordering::AcqRel)
+        let doomed = notes.doomed.into_inner();
+        if !doomed.is_empty() || log.is_long() || appended.is_err() {
+            inner.removable.lock().extend(doomed);
+            inner.upkeep.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether there is something for [`Recorder::keep_up`] to do; true for one caller at a time, who does it.
+    pub fn wants_upkeep(&self) -> bool {
+        self.0.as_deref().is_some_and(Inner::claim_upkeep)
+    }
+
+    /// Does what nobody waits for, and what may take as long as a disk takes: removes files that nobody needs any
+    /// more, and writes the log anew when it has grown.
+    pub fn keep_up(&self) {
+        let Some(inner) = &self.0 else { return };
+        loop {
+            inner.upkeep.store(false, Ordering::Release);
+            inner.remove_files();
+            if inner.log.lock().is_long() {
+                self.compact();
+                let (too_long, bytes) = {
+                    let log = inner.log.lock();
+                    (log.is_too_long(), log.bytes())
+                };
+                if too_long && self.is_on() {
+                    tracing::error!(
+                        folder = %inner.folder.display(), bytes,
+                        "what a successor must know takes too much memory; if this process dies, the mount ends"
+                    );
+                    self.give_up();
+                }
+            }
+            inner.tending.store(false, Ordering::Release);
+            if !inner.claim_upkeep() {
+                return;
+            }
+        }
     }
 
     /// Writes the log anew. Others go on meanwhile.
@@ -188,15 +255,22 @@ impl Recorder {
         if let Err(error) = compacted {
             // The old one is still good, or will say itself that it is not.
             tracing::warn!(%error, "what a successor must know cannot be written anew, and grows");
+            inner.log.lock().put_off();
         }
-        inner.compacting.store(false, Ordering::Release);
     }
 
     /// There is to be no successor: nothing is noted any more, and the log goes away.
     pub fn give_up(&self) {
         if let Some(inner) = &self.0 {
             inner.off.store(true, Ordering::Release);
-            remove(&inner.log.lock());
+            {
+                let log = inner.log.lock();
+                remove(&log);
+                // What was noted is written down by nobody any more.
+                let doomed = std::mem::take(&mut inner.notes.lock().doomed);
+                inner.removable.lock().extend(doomed);
+            }
+            inner.remove_files();
             // Who is writing it anew finds that it is gone, and takes that away, too, before this process ends.
             drop(inner.compaction.lock());
         }
@@ -205,7 +279,22 @@ impl Recorder {
     /// This process ends, and everything stays as it is for another one.
     pub fn leave(&self) {
         if let Some(inner) = &self.0 {
+            inner.left.store(true, Ordering::Release);
             inner.off.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_left(&self) -> bool {
+        self.0
+            .as_deref()
+            .is_some_and(|inner| inner.left.load(Ordering::Acquire))
+    }
+
+    /// As on a machine with less memory.
+    #[cfg(test)]
+    pub(super) fn limit(&self, bytes_max: u64) {
+        if let Some(inner) = &self.0 {
+            inner.log.lock().limit(bytes_max);
         }
     }
 
@@ -218,6 +307,26 @@ impl Recorder {
         self.0
             .as_deref()
             .filter(|inner| !inner.off.load(Ordering::Acquire))
+    }
+}
+
+impl Inner {
+    fn claim_upkeep(&self) -> bool {
+        self.upkeep.load(Ordering::Acquire) && !self.tending.swap(true, Ordering::AcqRel)
+    }
+
+    fn remove_files(&self) {
+        let removable = std::mem::take(&mut *self.removable.lock());
+        removable.iter().for_each(|path| remove_file(path));
+    }
+}
+
+/// One that cannot be removed takes room until the next mount tidies up, and does nothing else.
+fn remove_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a staging file cannot be removed");
     }
 }
 

@@ -132,7 +132,7 @@ impl Inheritance {
     }
 
     /// Records that say the same.
-    pub fn records(self) -> impl Iterator<Item = Record> {
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let Inheritance {
             connection,
             inodes,
@@ -145,37 +145,48 @@ impl Inheritance {
             next_handle,
         } = self;
         let numbers = Record::Numbers {
-            ino: next_ino,
-            handle: next_handle,
+            ino: *next_ino,
+            handle: *next_handle,
         };
-        let edits = edits.into_values().map(|(mut edit, present)| {
-            edit.added = present.ranges().collect();
-            Record::Edit(edit)
+        let edits = edits.values().map(|(edit, present)| {
+            Record::Edit(Edit {
+                added: present.ranges().collect(),
+                ..edit.clone()
+            })
         });
-        let files = files.into_values().flat_map(|open| {
+        let files = files.values().flat_map(|open| {
             let handle = open.file.handle;
-            let pinned = open.pinned.map(|pinned| Record::FilePinned(handle, pinned));
-            let wrote = open.wrote.then_some(Record::FileWrote(handle));
-            [Some(Record::File(open.file)), wrote, pinned]
-                .into_iter()
-                .flatten()
+            let pinned = open.pinned.clone();
+            [
+                Some(Record::File(open.file.clone())),
+                open.wrote.then_some(Record::FileWrote(handle)),
+                pinned.map(|pinned| Record::FilePinned(handle, pinned)),
+            ]
+            .into_iter()
+            .flatten()
         });
-        let folders = folders.into_values().flat_map(|(folder, listed)| {
-            let handle = folder.handle;
-            [Record::Folder(folder), Record::Listed(handle, listed)]
+        let folders = folders.values().flat_map(|(folder, listed)| {
+            let listed = Record::Listed(folder.handle, listed.clone());
+            [Record::Folder(folder.clone()), listed]
         });
-        let requests = requests.into_iter().flat_map(|(request, before)| {
-            let began = before.intent.map(|intent| Record::Began(request, intent));
-            let ended = before.outcome.map(|outcome| Record::Ended(request, outcome));
+        let requests = requests.iter().flat_map(|(request, before)| {
+            let began = before
+                .intent
+                .clone()
+                .map(|intent| Record::Began(*request, intent));
+            let ended = before
+                .outcome
+                .clone()
+                .map(|outcome| Record::Ended(*request, outcome));
             [began, ended].into_iter().flatten()
         });
         let uploads = uploads
-            .into_iter()
-            .map(|(upload, key)| Record::UploadBegun(upload, key));
+            .iter()
+            .map(|(upload, key)| Record::UploadBegun(upload.clone(), key.clone()));
         std::iter::once(numbers)
             .chain(connection.map(Record::Connection))
             .chain(edits)
-            .chain(inodes.into_values().map(Record::Inode))
+            .chain(inodes.values().cloned().map(Record::Inode))
             .chain(files)
             .chain(folders)
             .chain(requests)

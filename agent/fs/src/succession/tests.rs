@@ -135,7 +135,7 @@ fn the_last_record_about_a_thing_counts() {
 #[test]
 fn replaying_a_table_twice_changes_nothing() {
     let once = taken(records());
-    let all: Vec<Record> = once.clone().records().collect();
+    let all: Vec<Record> = once.records().collect();
     let twice = taken(all.iter().chain(&all).cloned());
     assert_eq!(format!("{twice:?}"), format!("{once:?}"));
     assert_eq!(twice.records().count(), all.len());
@@ -145,7 +145,7 @@ fn replaying_a_table_twice_changes_nothing() {
 fn a_table_that_is_written_anew_says_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let before = taken(records());
-    let mut log = Log::begin(folder.path(), before.clone().records()).unwrap();
+    let mut log = Log::begin(folder.path(), before.records()).unwrap();
     let compacted = log.snapshot().unwrap().compact().unwrap();
     // Others go on meanwhile.
     let mut batch = Vec::new();
@@ -169,11 +169,80 @@ fn what_a_dead_worker_was_writing_anew_is_taken_away() {
     let folder = tempfile::tempdir().unwrap();
     drop(Recorder::begin(folder.path()).unwrap());
     std::fs::write(folder.path().join("table.1"), b"half").unwrap();
-    let recorder = Recorder::go_on(folder.path(), Log::read(folder.path()).unwrap()).unwrap();
+    let recorder = Recorder::go_on(folder.path(), &Log::read(folder.path()).unwrap()).unwrap();
     let names = || std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names(), 1);
     recorder.give_up();
     assert_eq!(names(), 0);
+}
+
+#[test]
+fn a_table_that_cannot_be_written_anew_leaves_nothing_half_done_and_waits_until_it_has_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Log::begin(folder.path(), std::iter::empty()).unwrap();
+    let mut batch = Vec::new();
+    while batch.len() < 1 << 20 {
+        Record::Inode(self::folder(2, "grows")).write_to(&mut batch);
+    }
+    log.append(&batch).unwrap();
+    assert!(log.is_long());
+    drop(log.snapshot().unwrap().compact().unwrap());
+    log.put_off();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(!log.is_long());
+    log.append(&batch[..batch.len() / 3]).unwrap();
+    assert!(!log.is_long());
+    log.append(&batch[..batch.len() / 3]).unwrap();
+    assert!(log.is_long());
+}
+
+#[test]
+fn a_table_that_takes_too_much_room_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = Recorder::begin(folder.path()).unwrap();
+    recorder.limit(4 << 20);
+    let name = "n".repeat(200);
+    let mut ino = 2;
+    let mut grow_to = |inodes: u64| {
+        while ino < inodes {
+            ino += 1;
+            recorder.note(&Record::Inode(self::folder(ino, &name)));
+        }
+        recorder.write_down();
+        if recorder.wants_upkeep() {
+            recorder.keep_up();
+        }
+        recorder.is_on()
+    };
+    assert!(grow_to(10_000), "2 MiB");
+    assert!(!grow_to(30_000), "6 MiB");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_goes_when_the_table_has_it_that_it_is_gone_and_not_before() {
+    let (folder, staging) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let recorder = Recorder::begin(folder.path()).unwrap();
+    let file = |name: &str| {
+        let path = staging.path().join(name);
+        std::fs::write(&path, b"x").unwrap();
+        path
+    };
+    let first = file("first");
+    recorder.note_removal(&Record::EditGone(1), first.clone());
+    assert!(first.exists() && !recorder.wants_upkeep());
+    recorder.write_down();
+    assert!(first.exists() && recorder.wants_upkeep());
+    recorder.keep_up();
+    assert!(!first.exists());
+    let second = file("second");
+    recorder.note_removal(&Record::EditGone(2), second.clone());
+    recorder.give_up();
+    assert!(!second.exists(), "nobody asks for it any more");
+    let third = file("third");
+    recorder.leave();
+    recorder.note_removal(&Record::EditGone(3), third.clone());
+    assert!(third.exists(), "somebody else does");
 }
 
 #[test]
@@ -239,7 +308,7 @@ fn only_a_request_that_is_sent_again_has_a_past() {
     answered.answered();
     recorder.write_down();
 
-    let successor = Recorder::go_on(folder.path(), Log::read(folder.path()).unwrap()).unwrap();
+    let successor = Recorder::go_on(folder.path(), &Log::read(folder.path()).unwrap()).unwrap();
     assert!(Attempt::at(&successor, 44).outcome().is_none(), "not marked");
     assert_eq!(
         Attempt::at(&successor, resent(44)).outcome(),

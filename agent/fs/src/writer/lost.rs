@@ -33,12 +33,14 @@ impl Writer {
         remote: Option<ObjectInfo>,
     ) -> Result<Outcome, FsError> {
         let at = edit.freeze(now);
+        // Or a successor would make a second copy, under a name of its own.
+        edit.write_down();
         let version = edit.version();
         metadata.insert(METADATA_COMMIT.to_owned(), edit.mark(version.generation));
         let named = |tail| conflict_key(key, at, &edit.id().to_string(), tail);
         let whole = named("");
         let uploaded = upload(
-            (&*self.store, &self.transfers),
+            (&*self.store, &self.transfers, &self.staging().recorder),
             (key, &whole),
             edit,
             &version,
@@ -92,7 +94,7 @@ impl Writer {
             .await?;
         let version = packed.version();
         upload(
-            (&*self.store, &self.transfers),
+            (&*self.store, &self.transfers, &self.staging().recorder),
             (parts, parts),
             &packed,
             &version,

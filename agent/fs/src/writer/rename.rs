@@ -8,12 +8,14 @@ use std::ops::Range;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::unfinished;
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::namespace::names::checked_key;
 use crate::store::{
     ETag, Key, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError, UploadBody, WriteCondition,
 };
+use crate::succession::Recorder;
 
 /// S3's limit for a copy in one request; also for one part.
 const COPY_BYTES_MAX: u64 = 5 << 30;
@@ -51,7 +53,7 @@ pub struct Source {
 
 /// Copies an object of any size. `metadata` replaces the object's own.
 pub async fn copy_object(
-    store: &dyn ObjectStore,
+    (store, recorder): (&dyn ObjectStore, &Recorder),
     source: &Source,
     target: &Key,
     metadata: Option<&Metadata>,
@@ -69,13 +71,9 @@ pub async fn copy_object(
             &own
         }
     };
-    let upload = store.create_upload(target, metadata).await?;
+    let upload = unfinished::begin((store, recorder), target, metadata).await?;
     let copied = copy_parts(store, source, target, &upload).await;
-    if copied.is_err() {
-        // What cannot be aborted now is left to the bucket's own rule for unfinished uploads.
-        let _ = store.abort_upload(target, &upload).await;
-    }
-    copied
+    unfinished::end((store, recorder), target, upload, copied).await
 }
 
 /// Everything below a prefix, the prefix's own key included.
@@ -102,7 +100,7 @@ pub async fn keys_below(store: &dyn ObjectStore, prefix: &Key) -> Result<Vec<Sou
 /// Copies objects from below one prefix to below another, where nothing is; answers their new versions by new
 /// key. If one fails, all that was tried is taken back, an own key of the target prefix too.
 pub async fn copy_below(
-    store: &dyn ObjectStore,
+    (store, recorder): (&dyn ObjectStore, &Recorder),
     sources: &[Source],
     (from, to): (&Key, &Key),
 ) -> Result<BTreeMap<Key, ETag>, FsError> {
@@ -132,7 +130,7 @@ pub async fn copy_below(
             };
             tried.push(target.clone());
             copies.push(async move {
-                let copied = copy_below_one(store, &source, &target).await;
+                let copied = copy_below_one((store, recorder), &source, &target).await;
                 copied.map(|etag| (target, etag))
             });
         }
@@ -157,9 +155,13 @@ pub async fn copy_below(
 }
 
 /// A folder's marker is made anew: some stores, whose folders are folders, refuse to copy one.
-async fn copy_below_one(store: &dyn ObjectStore, source: &Source, target: &Key) -> Result<ETag, FsError> {
+async fn copy_below_one(
+    (store, recorder): (&dyn ObjectStore, &Recorder),
+    source: &Source,
+    target: &Key,
+) -> Result<ETag, FsError> {
     if source.size > 0 || !target.as_str().ends_with('/') {
-        return copy_object(store, source, target, None).await;
+        return copy_object((store, recorder), source, target, None).await;
     }
     let metadata = store.head(&source.key).await?.metadata;
     let nothing = UploadBody::Bytes(bytes::Bytes::new());

@@ -30,6 +30,8 @@ use crate::succession::{Attempt, Outcome, Recorder};
 
 mod succession;
 
+pub use self::succession::Restored;
+
 /// S3's limit for an object: 10,000 parts of at most 5 GiB, and not more than 5 TiB in all.
 pub const FILE_BYTES_MAX: u64 = 5 << 40;
 
@@ -43,7 +45,7 @@ pub const METADATA_COMMIT: &str = "mooring-commit";
 /// Where files are staged.
 #[derive(Clone, Debug, Default)]
 pub struct Staging {
-    /// The folder; it exists, and is one mount's alone.
+    /// The folder; it exists, and is one mount's alone, from when it is made until it is gone from everywhere.
     pub folder: PathBuf,
     /// Who is told of every change, for a successor.
     pub recorder: Recorder,
@@ -55,7 +57,7 @@ pub struct Edit {
     /// Marks its uploads, so that one whose reply was lost is recognised in the object, however late.
     id: Uuid,
     file: Arc<File>,
-    /// Its name, if it has one; whoever drops the edit removes it.
+    /// Its name, if it has one; whoever drops the edit removes it, when no successor is told of it any more.
     name: Option<PathBuf>,
     recorder: Recorder,
     /// Held while bytes of the staging file change, which may wait for the disk. Taken before `state`.
@@ -68,6 +70,8 @@ pub struct Edit {
     /// An upload was begun at some time, and may have its effect whatever was answered.
     tried: AtomicBool,
     settling: AtomicBool,
+    /// A note lies beside the staging file, for the case that the mount ends before its bytes are in S3.
+    noted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -127,8 +131,15 @@ impl Edit {
         opened: Instant,
     ) -> Result<Edit, FsError> {
         let (file, name) = staging.make(id).map_err(|error| FsError::staging(&error))?;
-        leave_reserve(&file)?;
-        file.set_len(size).map_err(|error| FsError::staging(&error))?;
+        let usable =
+            leave_reserve(&file).and_then(|()| file.set_len(size).map_err(|error| FsError::staging(&error)));
+        if let Err(error) = usable {
+            if let Some(name) = &name {
+                // One that cannot be removed takes no room.
+                let _ = std::fs::remove_file(name);
+            }
+            return Err(error);
+        }
         let state = State {
             size,
             base,
@@ -152,6 +163,7 @@ impl Edit {
             uploading: AtomicBool::new(false),
             tried: AtomicBool::new(false),
             settling: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
         };
         edit.note(&edit.state.lock(), None);
         Ok(edit)
@@ -297,9 +309,19 @@ impl Edit {
         }
         let _changing = self.changing.lock();
         self.accepts_changes()?;
-        self.file
-            .set_len(size)
-            .map_err(|error| FsError::staging(&error))?;
+        let set_len = || self.file.set_len(size).map_err(|error| FsError::staging(&error));
+        if size > self.size() {
+            set_len()?;
+            self.resized(size);
+            return Ok(());
+        }
+        // A successor must not take bytes for present that were cut off, and show zeros instead.
+        self.resized(size);
+        self.write_down();
+        set_len()
+    }
+
+    fn resized(&self, size: u64) {
         let mut state = self.state.lock();
         state.visible = state.visible.min(size);
         let visible = state.visible;
@@ -308,7 +330,6 @@ impl Edit {
         state.size = size;
         state.generation += 1;
         self.note(&state, None);
-        Ok(())
     }
 
     fn accepts_changes(&self) -> Result<(), FsError> {

@@ -8,9 +8,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::staging::{Edit, Version};
+use super::unfinished;
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::store::{ETag, Key, ObjectStore, PartDone, StoreError, UploadBody, WriteCondition};
+use crate::succession::Recorder;
 
 const MIB: u64 = 1 << 20;
 
@@ -27,7 +29,7 @@ const PART_BYTES_MIN: u64 = 5 * MIB;
 
 /// Uploads one version of an edited file to `key`. `source` is where the object below it is.
 pub async fn upload(
-    (store, transfers): (&dyn ObjectStore, &Semaphore),
+    (store, transfers, recorder): (&dyn ObjectStore, &Semaphore, &Recorder),
     (source, key): (&Key, &Key),
     edit: &Edit,
     version: &Version,
@@ -43,8 +45,7 @@ pub async fn upload(
         let _transfer = transfers.acquire().await;
         return Ok(store.put(key, body, metadata, condition).await?);
     }
-    let upload = store.create_upload(key, metadata).await?;
-    edit.note_upload(key, &upload);
+    let upload = unfinished::begin((store, recorder), key, metadata).await?;
     let result = multipart(
         (store, transfers),
         (source, key),
@@ -54,14 +55,7 @@ pub async fn upload(
         condition,
     )
     .await;
-    if result.is_err() {
-        // What cannot be aborted now is left to the bucket's own rule for unfinished uploads.
-        if let Err(error) = store.abort_upload(key, &upload).await {
-            tracing::debug!(key = key.as_str(), %error, "an unfinished upload stays behind");
-        }
-    }
-    edit.note_upload_over(upload);
-    result
+    unfinished::end((store, recorder), key, upload, result).await
 }
 
 async fn multipart(

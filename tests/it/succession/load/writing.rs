@@ -95,6 +95,37 @@ pub(super) fn change_in_place(program: &Program) -> Outcome {
     Ok(())
 }
 
+/// A file that becomes shorter, in place and by being opened anew.
+pub(super) fn shrink(program: &Program) -> Outcome {
+    let key = "writing/shrinking";
+    let mut round = 0;
+    while program.goes_on() {
+        round += 1;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(round % 2 == 0)
+            .read(true)
+            .write(true)
+            .open(program.at(key));
+        let file = tell("open", file)?;
+        let bytes = pattern(50_000 + round, 200 << 10);
+        tell("write", file.write_all_at(&bytes, 0))?;
+        tell("shrink", file.set_len(70 << 10))?;
+        tell("grow", file.set_len(90 << 10))?;
+        let mut model = bytes;
+        model.truncate(70 << 10);
+        model.resize(90 << 10, 0);
+        let mut found = vec![0; model.len()];
+        tell("read", file.read_exact_at(&mut found, 0))?;
+        if found != model || tell("fstat", file.metadata())?.len() != model.len() as u64 {
+            return Err("other bytes, or another size, after shrinking".to_owned());
+        }
+        tell("fsync", file.sync_all())?;
+        program.expect(key, Some(model));
+    }
+    Ok(())
+}
+
 /// A file so large that it is uploaded in parts.
 pub(super) fn large(program: &Program) -> Outcome {
     const BLOCK_BYTES: usize = 1 << 20;

@@ -55,11 +55,17 @@ impl Place {
         dead.recorder().leave();
         drop(dead);
         let left: Inheritance = Log::read(self.table.path()).unwrap();
-        let recorder = Recorder::go_on(self.table.path(), left.clone()).unwrap();
+        let recorder = Recorder::go_on(self.table.path(), &left).unwrap();
         let (settings, parts) = self.parts(recorder);
-        let next = Filesystem::going_on(settings, parts, &left);
+        let next = Filesystem::going_on(settings, parts, &left).unwrap();
         next.take_up(&left);
         next
+    }
+
+    /// Names of the staging files.
+    fn staged(&self) -> Vec<std::path::PathBuf> {
+        let found = std::fs::read_dir(self.staging.path()).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// The attempt at a request that the kernel has sent again.
@@ -137,8 +143,255 @@ async fn a_staged_file_that_nobody_has_open_is_uploaded_by_the_successor() {
     assert!(new.upload_everything().await);
     assert_eq!(place.store.object("f").unwrap().0, "bytes");
     new.stop(Duration::from_secs(5)).await;
-    let left: Vec<_> = std::fs::read_dir(place.staging.path()).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(place.staged().is_empty(), "{:?}", place.staged());
+}
+
+#[tokio::test]
+async fn a_file_whose_upload_was_not_written_down_any_more_is_there_for_the_successor() {
+    let place = Place::new();
+    let old = place.first();
+    let (found, opened) = old.create(ROOT, &name("f"), WRITE, &once(&old, 2)).unwrap();
+    old.write(opened.handle, 0, b"bytes", &once(&old, 4)).unwrap();
+    old.release(opened.handle);
+    old.write_down();
+    old.commit(found.attributes.ino).await.unwrap();
+    old.drop_edit(found.attributes.ino);
+
+    let new = place.succeed(old);
+    assert_eq!(new.lookup(ROOT, &name("f")).await.unwrap().attributes.size, 5);
+    assert!(new.upload_everything().await);
+    new.stop(Duration::from_secs(5)).await;
+    assert_eq!(place.store.object("f").unwrap().0, "bytes");
+    assert_eq!(new.lookup(ROOT, &name("f")).await.unwrap().attributes.size, 5);
+    assert!(place.staged().is_empty(), "{:?}", place.staged());
+}
+
+#[tokio::test]
+async fn bytes_that_somebody_took_away_are_missed_by_whoever_wrote_them_and_by_nobody_else() {
+    let place = Place::new();
+    place.store.insert("old", "0123456789");
+    let old = place.first();
+    let (_, created) = old.create(ROOT, &name("new"), WRITE, &once(&old, 2)).unwrap();
+    old.write(created.handle, 0, b"gone", &once(&old, 4)).unwrap();
+    let ino = old.lookup(ROOT, &name("old")).await.unwrap().attributes.ino;
+    let changed = old.open(ino, WRITE, false, &once(&old, 6)).await.unwrap();
+    old.write(changed.handle, 0, b"gone", &once(&old, 8)).unwrap();
+    old.write_down();
+    for file in place.staged() {
+        std::fs::remove_file(file).unwrap();
+    }
+
+    let new = place.succeed(old);
+    for handle in [created.handle, changed.handle] {
+        let written = new.write(handle, 4, b"tail", &once(&new, 10));
+        assert!(matches!(written, Err(FsError::Changed)), "{written:?}");
+        let flushed = new.flush(handle).await;
+        assert!(matches!(flushed, Err(FsError::Changed)), "{flushed:?}");
+    }
+    assert_eq!(place.store.object("old").unwrap().0, "0123456789");
+    let again = new.open(ino, WRITE, false, &once(&new, 12)).await.unwrap();
+    assert_eq!(&new.read(again.handle, 0, 20).await.unwrap()[..], b"0123456789");
+    assert!(new.lookup(ROOT, &name("new")).await.is_err());
+    let (_, anew) = new.create(ROOT, &name("new"), WRITE, &once(&new, 14)).unwrap();
+    new.write(anew.handle, 0, b"anew", &once(&new, 16)).unwrap();
+    new.flush(anew.handle).await.unwrap();
+    assert_eq!(place.store.object("new").unwrap().0, "anew");
+}
+
+#[tokio::test]
+async fn who_cannot_open_a_staging_file_leaves_everything_to_the_next_one() {
+    let place = Place::new();
+    let old = place.first();
+    let mut handles = Vec::new();
+    for file in ["a", "b", "c"] {
+        let (_, opened) = old.create(ROOT, &name(file), WRITE, &once(&old, 2)).unwrap();
+        old.write(opened.handle, 0, file.as_bytes(), &once(&old, 4))
+            .unwrap();
+        handles.push(opened.handle);
+    }
+    old.write_down();
+    old.recorder().leave();
+    drop(old);
+    let staged = place.staged();
+    assert_eq!(staged.len(), 3);
+    let hidden = place.table.path().join("hidden");
+    std::fs::rename(&staged[0], &hidden).unwrap();
+    std::fs::create_dir(&staged[0]).unwrap();
+
+    let left = Log::read(place.table.path()).unwrap();
+    let recorder = Recorder::go_on(place.table.path(), &left).unwrap();
+    let (settings, parts) = place.parts(recorder);
+    assert!(Filesystem::going_on(settings, parts, &left).is_err());
+    std::fs::remove_dir(&staged[0]).unwrap();
+    std::fs::rename(&hidden, &staged[0]).unwrap();
+
+    let left = Log::read(place.table.path()).unwrap();
+    let recorder = Recorder::go_on(place.table.path(), &left).unwrap();
+    let (settings, parts) = place.parts(recorder);
+    let next = Filesystem::going_on(settings, parts, &left).unwrap();
+    for (handle, file) in handles.into_iter().zip(["a", "b", "c"]) {
+        next.flush(handle).await.unwrap();
+        assert_eq!(place.store.object(file).unwrap().0, file);
+    }
+}
+
+#[tokio::test]
+async fn a_mount_that_ends_takes_nothing_of_the_one_in_its_place() {
+    let place = Place::new();
+    let lingering = place.first();
+    let (_, opened) = lingering
+        .create(ROOT, &name("old"), WRITE, &once(&lingering, 2))
+        .unwrap();
+    let of_lingering = place.staged();
+    let other = Place {
+        store: Arc::new(MemoryStore::new()),
+        table: tempfile::tempdir().unwrap(),
+        staging: tempfile::tempdir_in(place.staging.path()).unwrap(),
+    };
+    // Both in one folder is the worse case.
+    let (mut settings, parts) = other.parts(Recorder::begin(other.table.path()).unwrap());
+    settings.staging = place.staging.path().to_owned();
+    let present = Filesystem::new(settings, parts);
+    let (_, kept) = present
+        .create(ROOT, &name("new"), WRITE, &once(&present, 2))
+        .unwrap();
+    present
+        .write(kept.handle, 0, b"bytes", &once(&present, 4))
+        .unwrap();
+
+    lingering.flush(opened.handle).await.unwrap();
+    lingering.leave_nothing();
+    assert!(!of_lingering[0].exists());
+    let staged = place.staged().into_iter().filter(|path| path.is_file());
+    assert_eq!(staged.count(), 1, "that of the present mount");
+}
+
+#[test]
+fn only_what_no_table_speaks_of_is_cleared_for_a_fresh_mount() {
+    let (mounts, tables) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let id = "5c0e1b8e-8c1f-4a4e-9d6b-0b5e6a0c1d2e";
+    for (mount, has_table) in [("alive", true), ("dead", false), ("unsaved", false)] {
+        std::fs::create_dir(mounts.path().join(mount)).unwrap();
+        std::fs::write(mounts.path().join(mount).join(id), b"x").unwrap();
+        if has_table {
+            drop(Recorder::begin(&tables.path().join(mount)).unwrap());
+        }
+    }
+    let unsaved = mounts.path().join("unsaved").join(format!("{id}.unsaved"));
+    std::fs::write(&unsaved, b"x").unwrap();
+    Staging::clear_abandoned(mounts.path(), tables.path());
+    assert!(mounts.path().join("alive").join(id).exists());
+    assert!(!mounts.path().join("dead").exists());
+    assert!(unsaved.exists() && !mounts.path().join("unsaved").join(id).exists());
+}
+
+#[tokio::test]
+async fn what_could_not_be_uploaded_is_kept_when_its_mount_ends() {
+    let place = Place::new();
+    let last = place.first();
+    let (_, stored) = last.create(ROOT, &name("a"), WRITE, &once(&last, 2)).unwrap();
+    last.flush(stored.handle).await.unwrap();
+    let (_, opened) = last.create(ROOT, &name("b"), WRITE, &once(&last, 4)).unwrap();
+    last.write(opened.handle, 0, b"only here", &once(&last, 6))
+        .unwrap();
+    last.leave_nothing();
+    drop(last);
+    let kept = place.staged();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert!(
+        kept[0]
+            .extension()
+            .is_some_and(|extension| extension == "unsaved")
+    );
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), b"only here");
+    assert!(Log::read(place.table.path()).is_err());
+}
+
+#[tokio::test]
+async fn staging_files_go_with_their_edits_also_when_nobody_can_succeed() {
+    let place = Place::new();
+    let alone = place.first();
+    let (_, opened) = alone.create(ROOT, &name("f"), WRITE, &once(&alone, 2)).unwrap();
+    alone.recorder().give_up();
+    alone.flush(opened.handle).await.unwrap();
+    assert_eq!(place.staged().len(), 1);
+    alone.release(opened.handle);
+    assert!(place.staged().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_was_being_cut_never_shows_zeros_in_place_of_what_it_held() {
+    let place = Place::new();
+    let old = place.first();
+    let (found, opened) = old.create(ROOT, &name("f"), WRITE, &once(&old, 2)).unwrap();
+    old.write(opened.handle, 0, b"0123456789", &once(&old, 4))
+        .unwrap();
+    old.write_down();
+    let change = AttributeChange {
+        size: Some(4),
+        mtime: None,
+    };
+    let cut = old.set_attributes(found.attributes.ino, Some(opened.handle), change);
+    cut.await.unwrap();
+    // Killed before the reply.
+    let new = place.succeed(old);
+    new.flush(opened.handle).await.unwrap();
+    assert_eq!(place.store.object("f").unwrap().0, "0123");
+}
+
+#[tokio::test]
+async fn a_size_that_was_set_by_path_is_known_for_ones_own_when_the_request_comes_again() {
+    let place = Place::new();
+    place.store.insert("f", "0123456789");
+    let old = place.first();
+    let ino = old.lookup(ROOT, &name("f")).await.unwrap().attributes.ino;
+    old.write_down();
+    let change = AttributeChange {
+        size: Some(4),
+        mtime: None,
+    };
+    old.set_attributes(ino, None, change).await.unwrap();
+    // Killed before the reply: nothing was written down since the upload was begun.
+    let new = place.succeed(old);
+    new.set_attributes(ino, None, change).await.unwrap();
+    assert_eq!(place.store.object("f").unwrap().0, "0123");
+    assert_eq!(place.store.keys(), ["f"]);
+}
+
+#[tokio::test]
+async fn an_empty_file_that_was_made_is_known_for_ones_own_when_the_request_comes_again() {
+    let place = Place::new();
+    let old = place.first();
+    old.make_file(ROOT, &name("f"), &once(&old, 2)).await.unwrap();
+    let new = place.succeed(old);
+    new.make_file(ROOT, &name("f"), &place.again(&new, 2))
+        .await
+        .unwrap();
+    assert_eq!(place.store.keys(), ["f"]);
+}
+
+#[tokio::test]
+async fn an_upload_that_could_not_be_given_up_is_left_to_the_successor() {
+    let place = Place::new();
+    let old = place.first();
+    let (_, opened) = old.create(ROOT, &name("f"), WRITE, &once(&old, 2)).unwrap();
+    old.write(opened.handle, 17 << 20, b"far", &once(&old, 4))
+        .unwrap();
+    let away = || {
+        Fault::Fail(StoreError::Refused {
+            code: "Away".to_owned(),
+        })
+    };
+    place.store.plan(Call::UploadPart, away());
+    place.store.plan(Call::AbortUpload, away());
+    assert!(old.flush(opened.handle).await.is_err());
+    old.write_down();
+    assert_eq!(place.store.uploads(), 1);
+    let new = place.succeed(old);
+    new.flush(opened.handle).await.unwrap();
+    new.stop(Duration::from_secs(5)).await;
+    assert_eq!(place.store.uploads(), 0);
+    assert!(Log::read(place.table.path()).unwrap().uploads.is_empty());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::store::ETag;
 use crate::succession::record::{self, Record, system_time, wall};
 use crate::succession::{Inheritance, Recorder};
-use crate::writer::staging::Edit;
+use crate::writer::staging::{Edit, Restored};
 
 impl Table {
     /// Adds the records of everything that was changed since the last time to a batch.
@@ -26,11 +26,8 @@ impl Table {
     }
 
     /// The table that a dead worker left, with the edits that could be opened again.
-    pub fn restored(
-        inheritance: &Inheritance,
-        edits: &HashMap<u128, Arc<Edit>>,
-        recorder: Recorder,
-    ) -> Table {
+    pub fn restored(inheritance: &Inheritance, restored: &Restored, recorder: Recorder) -> Table {
+        let Restored { edits, lost } = restored;
         let mut table = Table {
             inodes: HashMap::with_capacity(inheritance.inodes.len()),
             next: inheritance.next_ino.max(ROOT.0 + 1),
@@ -47,6 +44,13 @@ impl Table {
             open: 0,
         });
         table.restore_entries();
+        for inode in inheritance.inodes.values() {
+            if let record::Kind::File(record::FileFacts { edit: Some(edit), .. }) = &inode.kind
+                && lost.contains(edit)
+            {
+                table.lose(Ino(inode.ino));
+            }
+        }
         for open in inheritance.files.values() {
             if let Some(inode) = table.inodes.get_mut(&Ino(open.file.ino)) {
                 inode.open += 1;
@@ -70,7 +74,7 @@ impl Table {
             .iter()
             .filter_map(|(ino, inode)| match &inode.link {
                 Link::At(parent, name) => {
-                    let local = matches!(&inode.kind, Kind::File(file) if file.object.is_none());
+                    let local = matches!(&inode.kind, Kind::File(file) if file.object.is_none() && file.edit.is_some());
                     Some((*parent, *ino, name.clone(), local))
                 }
                 Link::Root | Link::Gone => None,
@@ -93,6 +97,20 @@ impl Table {
             if local {
                 folder.change(name, Some(Entry::Local), None);
             }
+        }
+    }
+
+    /// What was written to a file is gone. Who has it open is told; what the store has is another version.
+    fn lose(&mut self, ino: Ino) {
+        let path = self.path(ino).unwrap_or_default();
+        tracing::error!(
+            path,
+            "what was written to a file is lost: its staging file is not there"
+        );
+        if let Ok(file) = self.file_mut(ino) {
+            file.lineage += 1;
+            file.cached = None;
+            file.mtime_set = false;
         }
     }
 
@@ -150,7 +168,8 @@ fn facts_of(file: &File) -> record::FileFacts {
             etag: object.etag.0.clone(),
             modified: wall(object.modified),
         }),
-        metadata: metadata.clone(),
+        // It may be large, and can be had from the store, if that is what it is of.
+        metadata: metadata.clone().filter(|_| edit.is_some()),
         mtime: wall(*mtime),
         mtime_set: *mtime_set,
         verified: clock::nanos_of(*verified),
@@ -198,6 +217,9 @@ fn file_of(facts: &record::FileFacts, edits: &HashMap<u128, Arc<Edit>>) -> File 
         cached,
         edit,
     } = facts;
+    let edit = edit.and_then(|id| edits.get(&id).cloned());
+    // Of what is nowhere to be found only the store can tell.
+    let nothing = object.is_none() && edit.is_none();
     File {
         object: object.as_ref().map(|object| {
             Arc::new(ObjectVersion {
@@ -209,9 +231,9 @@ fn file_of(facts: &record::FileFacts, edits: &HashMap<u128, Arc<Edit>>) -> File 
         metadata: metadata.clone(),
         mtime: system_time(*mtime),
         mtime_set: *mtime_set,
-        verified: clock::moment_of(*verified),
+        verified: clock::moment_of(if nothing { 0 } else { *verified }),
         epoch: *epoch,
-        edit: edit.and_then(|id| edits.get(&id).cloned()),
+        edit,
         writers: 0,
         holds: 0,
         lineage: *lineage,

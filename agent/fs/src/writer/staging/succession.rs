@@ -1,22 +1,26 @@
 //! Staged bytes to records and back: what a successor needs besides the staging file itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{Edit, Staging, State};
 use crate::clock;
+use crate::namespace::inode::Metadata;
 use crate::store::{ETag, Key};
-use crate::succession::Inheritance;
+use crate::succession::log::Log;
 use crate::succession::record::{self, Record, system_time, wall};
+use crate::succession::{Inheritance, Recorder};
+use crate::unsaved::{self, Note, Place};
 use crate::writer::ranges::RangeSet;
 
 /// A successor counts on from so much later: a change that the dead worker had counted, and perhaps uploaded,
@@ -47,44 +51,84 @@ impl Staging {
         Ok((file, Some(name)))
     }
 
-    /// The edits that a dead worker left. One whose file cannot be opened was dropped at the very moment.
-    pub fn restore(&self, inheritance: &Inheritance) -> HashMap<u128, Arc<Edit>> {
-        let mut edits = HashMap::new();
+    /// The edits that a dead worker left. Fails if it cannot be told whether all are there: then nothing was changed, and
+    /// somebody else may try.
+    pub fn restore(&self, inheritance: &Inheritance) -> io::Result<Restored> {
+        let mut restored = Restored::default();
         for (edit, present) in inheritance.edits.values() {
             match Edit::restored(self, edit, present.clone()) {
-                Ok(restored) => {
-                    edits.insert(edit.id, Arc::new(restored));
+                Ok(found) => {
+                    restored.edits.insert(edit.id, Arc::new(found));
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It goes only after its record, so somebody else has taken it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let elsewhere = edit.generation <= edit.committed && edit.committed != u64::MAX;
+                    if !elsewhere {
+                        restored.lost.insert(edit.id);
+                    }
+                    self.recorder.note(&Record::EditGone(edit.id));
+                }
                 Err(error) => {
-                    let id = Uuid::from_u128(edit.id);
-                    tracing::error!(%id, %error, "a staged file of the dead worker cannot be opened");
+                    // Before those that were restored are dropped.
+                    self.recorder.leave();
+                    let path = self.path_of(Uuid::from_u128(edit.id));
+                    let reason = format!("the staging file {}: {error}", path.display());
+                    return Err(io::Error::new(error.kind(), reason));
                 }
             }
         }
-        edits
+        Ok(restored)
     }
 
     /// Removes staging files that are none of these.
     pub fn purge(&self, kept: &HashMap<u128, Arc<Edit>>) {
-        let Ok(found) = std::fs::read_dir(&self.folder) else {
+        remove_staged(&self.folder, |id| kept.contains_key(&id));
+    }
+
+    /// Makes room in the folder in which mounts have their staging folders: removes what those have left that no
+    /// successor goes on with any more, since their tables, which `tables` has under the same names, are gone. Where a
+    /// worker is alive without a table, its files lose names that nobody asks for.
+    pub fn clear_abandoned(mounts: &Path, tables: &Path) {
+        let Ok(found) = std::fs::read_dir(mounts) else {
             return;
         };
-        for entry in found.flatten() {
-            let known = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| Uuid::try_parse(name).ok())
-                .is_none_or(|id| kept.contains_key(&id.as_u128()));
-            if !known {
-                // One that cannot be removed takes room, and nothing else.
-                let _ = std::fs::remove_file(entry.path());
+        for folder in found.flatten().map(|entry| entry.path()) {
+            let Some(name) = folder.file_name() else { continue };
+            if folder.is_dir() && !Log::exists(&tables.join(name)) {
+                remove_staged(&folder, |_| false);
+                // What was kept for a person stays.
+                let _ = std::fs::remove_dir(&folder);
             }
         }
     }
 
     fn path_of(&self, id: Uuid) -> PathBuf {
         self.folder.join(id.to_string())
+    }
+}
+
+/// The edits that a dead worker left.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Those that are there, by id.
+    pub edits: HashMap<u128, Arc<Edit>>,
+    /// Those whose bytes were nowhere else, and are gone.
+    pub lost: HashSet<u128>,
+}
+
+fn remove_staged(folder: &Path, kept: impl Fn(u128) -> bool) {
+    let Ok(found) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in found.flatten() {
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| Uuid::try_parse(name).ok());
+        if id.is_some_and(|id| !kept(id.as_u128()) && !unsaved::is_noted(folder, id)) {
+            // One that cannot be removed takes room, and nothing else.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -99,6 +143,12 @@ impl Edit {
         if self.name.is_none() || !self.recorder.is_on() {
             return;
         }
+        let edit = Record::Edit(self.record(state, added.into_iter().collect()));
+        self.recorder.note_all(std::iter::once(&edit).chain(&other));
+    }
+
+    /// The present state, with ranges that are here.
+    fn record(&self, state: &State, added: Vec<Range<u64>>) -> record::Edit {
         let State {
             size,
             base,
@@ -111,12 +161,12 @@ impl Edit {
             lost_at,
             copy,
         } = state;
-        let edit = Record::Edit(record::Edit {
+        record::Edit {
             id: self.id.as_u128(),
             size: *size,
             base: base.as_ref().map(|etag| etag.0.clone()),
             visible: *visible,
-            added: added.into_iter().collect(),
+            added,
             fetched: *fetched,
             generation: *generation,
             committed: *committed,
@@ -124,24 +174,93 @@ impl Edit {
             lost_at: lost_at.map(wall),
             copy: copy.as_ref().map(|key| key.as_str().to_owned()),
             tried: self.tried.load(Ordering::Relaxed),
-        });
-        self.recorder.note_all(std::iter::once(&edit).chain(&other));
+        }
     }
 
-    /// An upload in parts was begun: whoever succeeds this process must know of it at once, since nothing else may
-    /// be written before it is done.
-    pub(in crate::writer) fn note_upload(&self, key: &Key, upload: &str) {
-        let begun = Record::UploadBegun(upload.to_owned(), key.as_str().to_owned());
-        self.recorder.note(&begun);
-        self.recorder.write_down();
+    /// Whoever succeeds this process knows of it as it is now when this returns.
+    pub(in crate::writer) fn write_down(&self) {
+        if self.name.is_some() {
+            self.recorder.write_down();
+        }
     }
 
-    /// It was completed or given up.
-    pub(in crate::writer) fn note_upload_over(&self, upload: String) {
-        self.recorder.note_in_passing(&Record::UploadOver(upload));
+    /// This process ends, and nobody goes on with it. Bytes that are nowhere else are kept under a name that nobody
+    /// tidies up, which is answered.
+    pub fn end(&self) -> io::Result<Option<PathBuf>> {
+        let Some((name, folder)) = self.name_and_folder() else {
+            return Ok(None);
+        };
+        if !self.is_dirty() {
+            self.forget_note();
+            std::fs::remove_file(name)?;
+            return Ok(None);
+        }
+        let kept = unsaved::kept_path(folder, self.id);
+        std::fs::rename(name, &kept)?;
+        Ok(Some(kept))
+    }
+
+    /// Writes a note beside the staging file that says what its bytes were to become; it goes with the edit, if they
+    /// have become it by then.
+    pub fn write_note(&self, place: Place, key: &Key, metadata: Metadata, now: SystemTime) -> io::Result<()> {
+        let Some((_, folder)) = self.name_and_folder() else {
+            return Ok(());
+        };
+        let record = {
+            let state = self.state.lock();
+            self.record(&state, state.present.ranges().collect())
+        };
+        Note::new(place, key.as_str().to_owned(), metadata, record, now).write(folder)?;
+        self.noted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// An edit whose mount has ended, by its note. Dropping it removes nothing.
+    pub fn kept(staging_file: &Path, noted: &record::Edit) -> io::Result<Edit> {
+        let file = File::options().read(true).write(true).open(staging_file)?;
+        let present = noted
+            .added
+            .iter()
+            .cloned()
+            .fold(RangeSet::default(), |mut present, range| {
+                present.insert(range);
+                present
+            });
+        let edit = Edit::of_record(file, None, Recorder::default(), noted, present)?;
+        // By now nobody can tell what was there before the file was opened: whatever differs is somebody else's.
+        edit.state.lock().fetched = true;
+        Ok(edit)
+    }
+
+    fn name_and_folder(&self) -> Option<(&Path, &Path)> {
+        let name = self.name.as_deref()?;
+        Some((name, name.parent()?))
+    }
+
+    fn forget_note(&self) {
+        if let Some((_, folder)) = self.name_and_folder()
+            && self.noted.swap(false, Ordering::Relaxed)
+        {
+            // A note without its file says so to whoever reads it.
+            let _ = std::fs::remove_file(unsaved::path(folder, self.id));
+        }
     }
 
     fn restored(staging: &Staging, edit: &record::Edit, present: RangeSet) -> io::Result<Edit> {
+        let name = staging.path_of(Uuid::from_u128(edit.id));
+        let file = File::options().read(true).write(true).open(&name)?;
+        let edit = Edit::of_record(file, Some(name), staging.recorder.clone(), edit, present)?;
+        edit.note(&edit.state.lock(), None);
+        Ok(edit)
+    }
+
+    fn of_record(
+        file: File,
+        name: Option<PathBuf>,
+        recorder: Recorder,
+        edit: &record::Edit,
+        present: RangeSet,
+    ) -> io::Result<Edit> {
         let record::Edit {
             id,
             size,
@@ -156,9 +275,6 @@ impl Edit {
             copy,
             tried,
         } = edit;
-        let id = Uuid::from_u128(*id);
-        let name = staging.path_of(id);
-        let file = File::options().read(true).write(true).open(&name)?;
         // What was written beyond it was not told of, and must not show when the file grows over it.
         file.set_len(*size)?;
         let dirty = generation > committed;
@@ -174,33 +290,30 @@ impl Edit {
             lost_at: lost_at.map(system_time),
             copy: copy.clone().map(Key::new),
         };
-        let edit = Edit {
-            id,
+        Ok(Edit {
+            id: Uuid::from_u128(*id),
             file: Arc::new(file),
-            name: Some(name),
-            recorder: staging.recorder.clone(),
+            name,
+            recorder,
             changing: Mutex::new(()),
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             uploading: AtomicBool::new(false),
             tried: AtomicBool::new(*tried),
             settling: AtomicBool::new(false),
-        };
-        edit.note(&edit.state.lock(), None);
-        Ok(edit)
+            noted: AtomicBool::new(false),
+        })
     }
 }
 
 impl Drop for Edit {
     fn drop(&mut self) {
-        // Where the recorder is off, this process leaves everything to another one.
-        if let Some(name) = self.name.take()
-            && self.recorder.is_on()
-        {
-            self.recorder
-                .note_in_passing(&Record::EditGone(self.id.as_u128()));
-            // It takes room until the next worker tidies up, and does nothing else.
-            let _ = std::fs::remove_file(name);
+        if !self.is_dirty() {
+            self.forget_note();
+        }
+        if let Some(name) = self.name.take() {
+            let gone = Record::EditGone(self.id.as_u128());
+            self.recorder.note_removal(&gone, name);
         }
     }
 }

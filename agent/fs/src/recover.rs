@@ -1,0 +1,222 @@
+//! `mooring-fs recover`: brings to the store what mounts could not upload before they ended, from the notes beside their
+//! staging files.
+//!
+//! It overwrites nothing that was changed meanwhile: then ours is kept beside it, as a mount would. A file and its note go
+//! when the store has the bytes; whatever fails stays as it is, and can be tried again.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock;
+use crate::credentials::Credential;
+use crate::mount::{MountError, runtime, with_causes};
+use crate::options::RecoverOptions;
+use crate::store::address::AddressRules;
+use crate::store::http::{HttpOptions, PooledClient};
+use crate::store::s3::{S3Options, S3Store};
+use crate::store::{Deadlines, Key, ObjectStore};
+use crate::unsaved::{self, Note, Place};
+use crate::writer::staging::{Edit, Staging};
+use crate::writer::{Outcome, Writer};
+
+/// How a file fared.
+enum Fate {
+    /// The object is what the file was.
+    Uploaded,
+    /// Somebody else's version stays.
+    KeptBeside(Option<Key>),
+    /// Its bytes are not here any more.
+    Gone,
+}
+
+/// Uploads everything that is noted below a folder, and says what becomes of each file. Fails if some of it is
+/// still not in the store.
+pub fn recover(options: &RecoverOptions, out: &mut impl Write) -> Result<(), MountError> {
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
+        let reason = format!("{} cannot be read: {error}", path.display());
+        MountError::new(reason, "name the cache folder of a mount, or a folder above it")
+    };
+    let found = unsaved::find(&options.folder).map_err(|error| unreadable(&options.folder, &error))?;
+    if found.is_empty() {
+        let _ = writeln!(
+            out,
+            "nothing below {} waits to be uploaded",
+            options.folder.display()
+        );
+        return Ok(());
+    }
+    let runtime = runtime()?;
+    let mut stores = HashMap::new();
+    let mut failed = 0;
+    for path in &found {
+        let done = Note::read(path)
+            .map_err(|error| unreadable(path, &error))
+            .and_then(|note| runtime.block_on(recover_one(options, path, &note, &mut stores)));
+        let _ = match done {
+            Ok(said) => writeln!(out, "{said}"),
+            Err(error) => {
+                failed += 1;
+                writeln!(out, "{}: {error}", path.display())
+            }
+        };
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(MountError::new(
+        format!(
+            "{failed} of {} files are not in the store yet; they stay where they are",
+            found.len()
+        ),
+        "see to the reasons above, then run the same command again",
+    ))
+}
+
+type Stores = HashMap<String, Arc<dyn ObjectStore>>;
+
+async fn recover_one(
+    options: &RecoverOptions,
+    path: &Path,
+    note: &Note,
+    stores: &mut Stores,
+) -> Result<String, MountError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let what = format!("{}/{}", note.place.bucket, note.key);
+    let Some(data) = data_of(folder, note) else {
+        if !options.dry_run {
+            remove(path)?;
+        }
+        return Ok(format!("{what}: {}", Fate::Gone));
+    };
+    if options.dry_run {
+        let since = OffsetDateTime::from(note.noted())
+            .format(&Rfc3339)
+            .unwrap_or_default();
+        return Ok(format!(
+            "{what}: {} bytes wait since {since} in {}",
+            note.edit.size,
+            data.display()
+        ));
+    }
+    let name = serde_json::to_string(&note.place).unwrap_or_default();
+    let store = match stores.get(&name) {
+        Some(store) => Arc::clone(store),
+        None => {
+            let store: Arc<dyn ObjectStore> = Arc::new(store_of(options, &note.place).await?);
+            stores.entry(name).or_insert(store).clone()
+        }
+    };
+    let fate = upload(store, folder, &data, note, clock::wall()).await?;
+    remove(&data)?;
+    remove(path)?;
+    Ok(format!("{what}: {fate}"))
+}
+
+async fn upload(
+    store: Arc<dyn ObjectStore>,
+    folder: &Path,
+    data: &Path,
+    note: &Note,
+    now: SystemTime,
+) -> Result<Fate, MountError> {
+    let again = "see to the reason, then run the same command again";
+    let edit = Edit::kept(data, &note.edit)
+        .map_err(|error| MountError::new(format!("{}: {error}", data.display()), again))?;
+    let writer = Writer::new(store, Staging::without_successor(folder.to_owned()));
+    let _turn = edit.turn.lock().await;
+    let outcome = writer
+        .commit(&Key::new(note.key.clone()), &edit, note.metadata.clone(), now)
+        .await
+        .map_err(|error| {
+            MountError::new(
+                format!("{} cannot be uploaded: {}", note.key, with_causes(&error)),
+                again,
+            )
+        })?;
+    Ok(match outcome {
+        Outcome::Stored { .. } => Fate::Uploaded,
+        Outcome::Lost { copy, remote: _ } => Fate::KeptBeside(copy),
+    })
+}
+
+/// The staging file: by whichever name the mount's end left it.
+fn data_of(folder: &Path, note: &Note) -> Option<PathBuf> {
+    [
+        unsaved::kept_path(folder, note.id()),
+        folder.join(note.id().to_string()),
+    ]
+    .into_iter()
+    .find(|path| path.is_file())
+}
+
+fn remove(path: &Path) -> Result<(), MountError> {
+    std::fs::remove_file(path).map_err(|error| {
+        MountError::new(
+            format!(
+                "{} is in the store, but cannot be removed: {error}",
+                path.display()
+            ),
+            "remove it by hand",
+        )
+    })
+}
+
+async fn store_of(options: &RecoverOptions, place: &Place) -> Result<S3Store, MountError> {
+    let rules = AddressRules::anything();
+    let deadlines = Deadlines::default();
+    let setup = |error: &dyn std::error::Error| {
+        MountError::new(
+            format!(
+                "the connection to the store cannot be set up: {}",
+                with_causes(error)
+            ),
+            "check the certificate authorities of this machine and --ca-file",
+        )
+    };
+    let http = PooledClient::new(HttpOptions {
+        rules: rules.clone(),
+        extra_ca_file: options.ca_file.clone(),
+        deadlines,
+    })
+    .map_err(|error| setup(&error))?;
+    let found = Credential::from_environment(options.profile.as_deref(), http).await;
+    S3Store::new(S3Options {
+        endpoint: place.endpoint.clone(),
+        region: place.region.clone(),
+        bucket: place.bucket.clone(),
+        path_style: place.path_style,
+        credential: found.credential,
+        rules,
+        extra_ca_file: options.ca_file.clone(),
+        deadlines,
+        jitter_seed: u64::from(std::process::id()),
+    })
+    .map_err(|error| setup(&error))
+}
+
+impl std::fmt::Display for Fate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fate::Uploaded => f.write_str("uploaded"),
+            Fate::KeptBeside(Some(copy)) => {
+                write!(
+                    f,
+                    "somebody else has changed it meanwhile; ours is kept as {}",
+                    copy.as_str()
+                )
+            }
+            Fate::KeptBeside(None) => f.write_str(
+                "somebody else has changed it meanwhile, and only its size was changed here; theirs stays",
+            ),
+            Fate::Gone => f.write_str(
+                "its staging file is gone: the mount has uploaded it after all, or somebody has removed it",
+            ),
+        }
+    }
+}
