@@ -23,6 +23,7 @@ use crate::mounter::launch::Launcher;
 use crate::mounter::{MountError, Mounter, prepare_mount_root};
 use crate::notify::{Notifier, Stored};
 use crate::observed::record::Runs;
+use crate::offline::Offline;
 use crate::reconciler::Reconciler;
 use crate::renewal::Renewal;
 use crate::session::{Session, SessionState};
@@ -145,6 +146,7 @@ impl Agent {
         let (status, status_seen) = watch::channel(HostStatus::default());
         let (state, state_seen) = watch::channel(SessionState::default());
         let (expires, expires_seen) = watch::channel(credentials.not_after());
+        let offline = Offline::open(&config.state_dir, clock.now())?;
         let session = Session {
             host: host.clone(),
             tls: Arc::clone(&tls),
@@ -154,6 +156,7 @@ impl Agent {
             state,
             facts: facts_seen,
             bans: bans.clone(),
+            offline: offline.clone(),
             instance: clock.new_uid().to_string(),
             heartbeat_interval: config.heartbeat_interval,
             clock: clock.clone(),
@@ -183,7 +186,15 @@ impl Agent {
             expires: expires_seen,
         };
         Ok(Agent {
-            reconciler: Reconciler::new(mounter, ledger, clock, status, Arc::clone(&notifier), reload),
+            reconciler: Reconciler::new(
+                mounter,
+                ledger,
+                offline,
+                clock,
+                status,
+                Arc::clone(&notifier),
+                reload,
+            ),
             host,
             session,
             renewal,

@@ -25,6 +25,8 @@ pub struct DesiredSet {
     pub removals: BTreeMap<Uuid, Removal>,
     /// Assignments that the catalog no longer lists; mounted all the same.
     pub orphans: BTreeSet<Uuid>,
+    /// How long mounts are started without the catalog, if that is bounded.
+    pub offline_bound: Option<Duration>,
 }
 
 /// One assignment.
@@ -133,6 +135,7 @@ impl DesiredSet {
                 .filter_map(|removal| Some((parse_uid(&removal.assignment_uid)?, Removal::of(removal))))
                 .collect(),
             orphans: held.orphans.iter().filter_map(|uid| parse_uid(uid)).collect(),
+            offline_bound: held.offline_bound(),
         }
     }
 }

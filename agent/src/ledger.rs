@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mooring_identity::files;
 use mooring_proto::agent::v1 as pb;
@@ -39,6 +40,9 @@ pub struct Held {
     /// ours one day, and is still not the state that this host knows: only a higher epoch makes it count.
     #[prost(int64, optional, tag = "7")]
     pub set_back_to: Option<i64>,
+    /// How long this host may start mounts without the catalog; none means without end.
+    #[prost(message, optional, tag = "8")]
+    pub offline_max: Option<prost_types::Duration>,
 }
 
 /// The reason of removals that follow from a ban.
@@ -130,6 +134,7 @@ impl Held {
             orphans: Vec::new(),
             removals: self.removals.clone(),
             set_back_to: None,
+            offline_max: snapshot.offline_max,
         };
         let unlisted = self
             .assignments
@@ -164,6 +169,7 @@ impl Held {
         }
         let mut next = self.clone();
         next.revision = delta.to_revision;
+        next.offline_max = delta.offline_max;
         next.upserted(&delta.upserts);
         for upsert in &delta.upserts {
             match next.assignments.iter_mut().find(|held| held.uid == upsert.uid) {
@@ -200,6 +206,12 @@ impl Held {
             next.remove(&removals);
             next
         })
+    }
+
+    /// How long this host may start mounts without the catalog, if that is bounded.
+    pub fn offline_bound(&self) -> Option<Duration> {
+        let bound = self.offline_max.and_then(|max| Duration::try_from(max).ok());
+        bound.filter(|bound| !bound.is_zero())
     }
 
     /// What is held once a removal was carried out, or an orphan was unmounted. One that the catalog has ordered anew while

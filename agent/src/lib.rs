@@ -23,6 +23,7 @@ pub mod local;
 pub mod mounter;
 pub mod notify;
 pub mod observed;
+pub mod offline;
 pub mod plan;
 pub mod probe;
 pub mod reconciler;

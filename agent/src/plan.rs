@@ -32,6 +32,8 @@ pub struct Memory {
     pub outdated: BTreeSet<Uuid>,
     /// A worker is being replaced for that reason; the next one waits until that is done.
     pub upgrading: bool,
+    /// The catalog was away for longer than mounts may be started without it.
+    pub offline: bool,
 }
 
 /// What to do now, and when to look again at the latest.
@@ -144,6 +146,8 @@ pub fn plan(
             continue;
         }
         match step_for(*uid, order, observed, memory, mount_root) {
+            // What is live goes on, also with another worker.
+            Some((step, _)) if matches!(step.action, Action::Start | Action::Restart) && memory.offline => {}
             Some((step, path)) if matches!(step.action, Action::Start | Action::Restart) => {
                 let step = match observed.owner(&path).filter(|owner| owner != uid) {
                     None => Some(step),

@@ -29,6 +29,7 @@ use crate::notify::Notifier;
 use crate::observed::process::{Process, reap};
 use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
+use crate::offline::Offline;
 use crate::plan::{self, Action, Memory, Step};
 use crate::probe::Prober;
 use crate::status::{HostStatus, MountStatus, TAKEN_OVER};
@@ -46,6 +47,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Reconciler {
     mounter: Arc<Mounter>,
     ledger: Arc<Ledger>,
+    offline: Offline,
     clock: Clock,
     status: watch::Sender<HostStatus>,
     born: Instant,
@@ -81,6 +83,7 @@ impl Reconciler {
     pub fn new(
         mounter: Arc<Mounter>,
         ledger: Arc<Ledger>,
+        offline: Offline,
         clock: Clock,
         status: watch::Sender<HostStatus>,
         notifier: Arc<Notifier>,
@@ -90,6 +93,7 @@ impl Reconciler {
             prober: Prober::new(Arc::clone(&mounter)),
             mounter,
             ledger,
+            offline,
             clock,
             status,
             born: Instant::now(),
@@ -195,6 +199,7 @@ impl Reconciler {
         self.troubles.forget_settled(desired, now);
         self.watch_workers(&observed);
         self.ask(desired, &observed, now);
+        let offline = self.offline.over(desired.offline_bound, self.clock.now());
         let memory = Memory {
             busy: self
                 .running
@@ -213,12 +218,13 @@ impl Reconciler {
                 .running
                 .values()
                 .any(|running| running.action == Action::Upgrade),
+            offline: offline.is_some(),
         };
         let plan = plan::plan(desired, &observed, &memory, &self.mounter.mount_root, now);
         for step in plan.steps {
             self.begin(step, desired, &observed, shutdown);
         }
-        self.publish(desired, &observed, now);
+        self.publish(desired, &observed, offline, now);
         plan.wake_at.map_or(now + TICK, |wake| wake.min(now + TICK))
     }
 

@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
 use crate::ban::BanDesk;
+use crate::blocking::blocking;
 use crate::host::Host;
 use crate::ledger::Ledger;
+use crate::offline::Offline;
 use crate::status::HostStatus;
 
 /// A session that has lasted this long was a good one: the next attempt begins with the shortest delay.
@@ -55,6 +57,8 @@ pub struct Session {
     pub facts: watch::Receiver<pb::HostFacts>,
     /// Where a ban is told.
     pub bans: BanDesk,
+    /// How long this host was without its catalog.
+    pub offline: Offline,
     /// Tells this start of the agent from others.
     pub instance: String,
     /// The longest time between two reports.
@@ -106,6 +110,9 @@ impl Session {
             let begun = Instant::now();
             let ended = self.attend(&shutdown).await;
             self.state.send_modify(|state| state.connected = false);
+            let (offline, bound) = (self.offline.clone(), self.ledger.held().offline_bound());
+            let now = self.clock.now();
+            blocking(move || offline.ended(bound, now)).await;
             match &ended {
                 Ended::Shutdown => return,
                 Ended::Renewed | Ended::Changed => {

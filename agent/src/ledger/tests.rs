@@ -124,6 +124,7 @@ fn what_a_snapshot_does_not_list_is_kept_as_an_orphan() {
         revision: 12,
         assignments: vec![assignment("b", 3)],
         removals: vec![],
+        ..Default::default()
     };
     let next = held(&["a", "b"]).after_snapshot(&welcome("realm", 2, 12), &snapshot);
     assert_eq!(uids(&next), ["b", "a"]);
@@ -147,6 +148,7 @@ fn an_orphan_that_is_listed_again_is_an_orphan_no_longer() {
         revision: 11,
         assignments: vec![assignment("a", 1)],
         removals: vec![],
+        ..Default::default()
     };
     assert!(
         orphaned
@@ -163,6 +165,7 @@ fn a_removal_is_kept_until_it_was_carried_out() {
         to_revision: 11,
         upserts: vec![assignment("c", 1)],
         removals: vec![removal("a")],
+        ..Default::default()
     };
     let next = held(&["a", "b"]).after_delta(&delta).unwrap();
     assert_eq!(uids(&next), ["a", "b", "c"]);
@@ -179,6 +182,7 @@ fn an_unmount_that_was_called_off_too_late_leaves_the_order_to_mount() {
         to_revision: from + 1,
         upserts,
         removals,
+        ..Default::default()
     };
     let removing = held(&["a", "b"])
         .after_delta(&ordered(10, vec![], vec![removal("a")]))
@@ -198,6 +202,7 @@ fn a_pending_removal_survives_a_snapshot_that_no_longer_mentions_it() {
         to_revision: 11,
         upserts: vec![],
         removals: vec![removal("a")],
+        ..Default::default()
     };
     let next = held(&["a"]).after_delta(&delta).unwrap();
     let next = next.after_snapshot(&welcome("realm", 2, 12), &pb::Snapshot::default());
@@ -218,6 +223,7 @@ fn a_ban_ends_all_that_is_held_or_seen_at_once_and_once() {
             }),
             ..removal("a")
         }],
+        ..Default::default()
     };
     let held = held(&["a", "b"]).after_delta(&draining).unwrap();
     let seen = ["b".to_owned(), "of-a-record".to_owned()];
@@ -287,4 +293,30 @@ fn a_ledger_that_is_to_be_wiped_is_not_written_again() {
     let late = ledger.change(|held| Ok::<_, LedgerError>(held.after_removal("a")));
     assert!(matches!(late, Err(LedgerError::Closed)));
     assert!(!dir.path().join("ledger").exists());
+}
+
+#[test]
+fn the_bound_on_starts_without_the_catalog_is_that_of_the_last_word() {
+    let hour = prost_types::Duration {
+        seconds: 3600,
+        nanos: 0,
+    };
+    let snapshot = pb::Snapshot {
+        revision: 11,
+        offline_max: Some(hour),
+        ..Default::default()
+    };
+    let bounded = held(&["a"]).after_snapshot(&welcome("realm", 2, 11), &snapshot);
+    assert_eq!(bounded.offline_bound(), Some(Duration::from_secs(3600)));
+    assert_eq!(
+        decode(&encode(&bounded)).unwrap(),
+        bounded,
+        "also after a restart"
+    );
+    let delta = pb::Delta {
+        from_revision: 11,
+        to_revision: 12,
+        ..Default::default()
+    };
+    assert_eq!(bounded.after_delta(&delta).unwrap().offline_bound(), None);
 }

@@ -9,8 +9,10 @@ use uuid::Uuid;
 use super::Reconciler;
 use crate::backends::Foreign;
 use crate::desired::{About, DesiredSet};
+use crate::mounter::MountError;
 use crate::observed::record::{Phase, Record};
 use crate::observed::{ObservedSet, Seen};
+use crate::offline;
 use crate::plan;
 use crate::status::{Facts, HostStatus, MountStatus, Succession};
 
@@ -22,7 +24,13 @@ const GONE_REPORTED_FOR: Duration = Duration::from_secs(600);
 
 impl Reconciler {
     /// Publishes how everything is.
-    pub(super) fn publish(&mut self, desired: &DesiredSet, observed: &ObservedSet, now: Instant) {
+    pub(super) fn publish(
+        &mut self,
+        desired: &DesiredSet,
+        observed: &ObservedSet,
+        offline: Option<Duration>,
+        now: Instant,
+    ) {
         let before = self.status.borrow().clone();
         let waiting = observed
             .runs()
@@ -44,14 +52,18 @@ impl Reconciler {
             revision: desired.revision,
             ..HostStatus::default()
         };
+        let not_started = offline.map(|silence| offline_too_long(silence, desired.offline_bound));
         for (uid, order) in &desired.orders {
             let path = plan::place_of(*uid, desired, observed, &self.mounter.mount_root).unwrap_or_default();
+            let seen = observed.seen(*uid, &path);
+            let is_live = matches!(seen, Seen::Mounted(_)) || desired.removals.contains_key(uid);
+            let not_started = not_started.as_ref().filter(|_| !is_live);
             let facts = Facts {
                 about: &order.about,
                 order: Some(order),
-                seen: observed.seen(*uid, &path),
+                seen,
                 probe: self.prober.latest(*uid),
-                failure: self.troubles.error(*uid),
+                failure: not_started.or_else(|| self.troubles.error(*uid)),
                 crash_loop: self.troubles.crash_loop(*uid, now),
                 succession: self.succession(&order.about),
                 outdated: observed.has_outdated_worker(*uid),
@@ -141,6 +153,19 @@ impl Reconciler {
         });
         self.gone
             .insert(uid, (mount.unmounted(reason, self.clock.now()), now));
+    }
+}
+
+/// Why nothing is started.
+fn offline_too_long(silence: Duration, bound: Option<Duration>) -> MountError {
+    MountError::Host {
+        reason: offline::REASON,
+        message: format!(
+            "it is not mounted because this host was without its catalog for {} s, and its pool allows {} s (offline_max); it is \
+             mounted when the catalog answers: check this host's network, and whether the catalog still accepts it",
+            silence.as_secs(),
+            bound.unwrap_or_default().as_secs()
+        ),
     }
 }
 

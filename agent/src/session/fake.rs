@@ -327,6 +327,7 @@ impl FakeCatalog {
             revision: state.revision,
             assignments: state.assignments.values().cloned().collect(),
             removals: state.removals.clone(),
+            offline_max: None,
         });
         pb::ConnectResponse {
             message: Some(Told::Snapshot(snapshot)),

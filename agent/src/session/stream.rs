@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::{Ended, Session};
+use crate::blocking::blocking;
 use crate::desired::Order;
 use crate::ledger::{Held, Standing};
 use crate::status::MountStatus;
@@ -160,6 +161,7 @@ impl Session {
                 interval.min(self.heartbeat_interval)
             });
         self.status.mark_changed();
+        self.note_heard(holding_still.is_none()).await;
         let mut report_due = Instant::now();
         loop {
             match self.next_event(&mut inbound, report_due, shutdown).await {
@@ -184,9 +186,19 @@ impl Session {
                     if let Some(report) = report {
                         send(&queue, Said::Report(report)).await?;
                     }
+                    self.note_heard(holding_still.is_none()).await;
                     report_due = Instant::now() + heartbeat;
                 }
             }
+        }
+    }
+
+    /// A catalog that this host does not obey counts as away.
+    async fn note_heard(&self, obeys: bool) {
+        if obeys {
+            let (offline, bound) = (self.offline.clone(), self.ledger.held().offline_bound());
+            let now = self.clock.now();
+            blocking(move || offline.heard(bound, now)).await;
         }
     }
 

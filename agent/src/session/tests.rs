@@ -50,6 +50,7 @@ impl World {
             state: state_sender,
             facts: watch::channel(pb::HostFacts::default()).1,
             bans: BanDesk::new(credentials.ca_pem(), host.uid),
+            offline: crate::offline::Offline::open(dir.path(), clock.now()).unwrap(),
             instance: "instance".to_owned(),
             heartbeat_interval: Duration::from_millis(50),
             clock: clock.clone(),

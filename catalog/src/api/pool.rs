@@ -1,6 +1,7 @@
 //! Pools over gRPC. The service they are part of is in `api/host.rs`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -9,10 +10,12 @@ use mooring_proto::v1 as pb;
 
 use super::Api;
 use super::decode::{self, List, Mask, split, timestamp};
+use super::words;
 use crate::domain::Violations;
 use crate::domain::names::ProjectName;
 use crate::domain::pool::{
-    Admission, AdmissionChange, GroupsChange, NewPool, Pool, PoolChange, parse_groups, parse_projects,
+    Admission, AdmissionChange, GroupsChange, NewPool, Pool, PoolChange, checked_offline_max, parse_groups,
+    parse_projects,
 };
 use crate::ops::pool::{CreatePool, DeletePool, GetPool, ListPools, PoolView, UpdatePool};
 
@@ -46,11 +49,13 @@ pub(super) async fn create(
         &mut violations,
     );
     let groups = parse_groups(&given.project_groups, "pool.project_groups", &mut violations);
+    let offline_max = offline_max(given.offline_max, &mut violations);
     violations.finish()?;
     let new = NewPool {
         texts,
         admission,
         groups,
+        offline_max,
     };
     decode::answer(api.catalog.create_pool(permit, id, new, once).await?)
 }
@@ -95,6 +100,7 @@ pub(super) async fn update(
         "labels",
         "admitted_projects",
         "project_groups",
+        "offline_max",
     ];
     let mask = Mask::read(body.update_mask, &mutable, &[], &mut violations);
     let texts = mask.texts(
@@ -151,16 +157,26 @@ pub(super) async fn update(
         None if set.is_empty() && remove.is_empty() => None,
         None => Some(GroupsChange::Adjust { set, remove }),
     };
+    let offline_max = mask
+        .pick("offline_max", given.offline_max)
+        .map(|given| offline_max(given, &mut violations));
     violations.finish()?;
     let change = PoolChange {
         texts,
         admission,
         groups,
+        offline_max,
         etag: given.etag,
     };
     Ok(Response::new(
         api.catalog.update_pool(permit, change).await?.into(),
     ))
+}
+
+fn offline_max(given: Option<prost_types::Duration>, violations: &mut Violations) -> Option<Duration> {
+    const FIELD: &str = "pool.offline_max";
+    let given = words::optional_duration(FIELD, given, violations);
+    violations.take(FIELD, checked_offline_max(given)).flatten()
 }
 
 /// A field is replaced, or its entries are added and removed; and no entry is both.
@@ -207,6 +223,7 @@ impl From<PoolView> for pb::Pool {
             meta,
             admission,
             groups,
+            offline_max,
         } = pool;
         Self {
             name: name.to_string(),
@@ -224,6 +241,7 @@ impl From<PoolView> for pb::Pool {
                 .map(|(project, group)| (project.to_string(), group.as_str().to_owned()))
                 .collect(),
             host_count,
+            offline_max: offline_max.and_then(|max| max.try_into().ok()),
         }
     }
 }

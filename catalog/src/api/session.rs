@@ -102,6 +102,7 @@ impl pb::session_service_server::SessionService for Api {
             reports: Reports::default(),
             pace: Pace::new(Instant::now()),
             told: 0,
+            offline_max: None,
             look_again: None,
             catalog: self.catalog.clone(),
             identity,
@@ -127,6 +128,8 @@ struct Stream {
     pace: Pace,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
+    /// How long it was told that it may start mounts without the catalog.
+    offline_max: Option<Duration>,
     /// The host was told that it is banned, and is told nothing more.
     banned: bool,
     /// When a look that failed is made again.
@@ -196,6 +199,7 @@ impl Stream {
     async fn begin(&mut self, welcome: pb::Welcome, orders: Orders) -> Result<(), Ended> {
         self.send(Told::Welcome(welcome)).await?;
         self.told = orders.revision;
+        self.offline_max = orders.offline_max;
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
         }
@@ -276,7 +280,9 @@ impl Stream {
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
         }
-        if orders.assignments.is_empty() && orders.removals.is_empty() {
+        let is_bound_news =
+            std::mem::replace(&mut self.offline_max, orders.offline_max) != orders.offline_max;
+        if orders.assignments.is_empty() && orders.removals.is_empty() && !is_bound_news {
             return Ok(());
         }
         self.reports.sent(&orders);

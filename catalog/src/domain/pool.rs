@@ -1,6 +1,7 @@
 //! Pools: groups of hosts, which projects they admit, and which Unix group may enter a project's mounts on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::names::{PoolName, ProjectName};
 use super::{Error, Meta, Texts, TextsChange, Violations};
@@ -9,6 +10,9 @@ use super::{Error, Meta, Texts, TextsChange, Violations};
 const ADMITTED_MAX: usize = 10_000;
 /// Longest name of a group that useradd(8) makes.
 const GROUP_NAME_BYTES_MAX: usize = 32;
+
+/// Less than this is over before a host has noticed that its connection is gone.
+const OFFLINE_MIN: Duration = Duration::from_secs(10);
 
 /// A group of compute hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Pool {
     pub admission: Admission,
     /// Who may enter the mounts of a project.
     pub groups: BTreeMap<ProjectName, GroupName>,
+    /// How long a host may start mounts without the catalog.
+    pub offline_max: Option<Duration>,
 }
 
 /// A pool to create.
@@ -32,6 +38,8 @@ pub struct NewPool {
     pub admission: Admission,
     /// Who may enter the mounts of a project.
     pub groups: BTreeMap<ProjectName, GroupName>,
+    /// How long a host may start mounts without the catalog.
+    pub offline_max: Option<Duration>,
 }
 
 /// A change of a pool.
@@ -43,6 +51,8 @@ pub struct PoolChange {
     pub admission: Option<AdmissionChange>,
     /// Who may enter the mounts of a project.
     pub groups: Option<GroupsChange>,
+    /// How long a host may start mounts without the catalog; `Some(None)` means without end.
+    pub offline_max: Option<Option<Duration>>,
     /// The state it was made from.
     pub etag: String,
 }
@@ -53,6 +63,7 @@ impl PoolChange {
         let mut fields: Vec<_> = self.texts.fields().collect();
         fields.extend(self.admission.is_some().then_some("admitted_projects"));
         fields.extend(self.groups.is_some().then_some("project_groups"));
+        fields.extend(self.offline_max.is_some().then_some("offline_max"));
         fields
     }
 }
@@ -133,6 +144,17 @@ impl Pool {
                 self.groups.extend(set);
             }
         }
+    }
+}
+
+/// The bound that was given, none for zero; or what is wrong with it.
+pub fn checked_offline_max(given: Option<Duration>) -> Result<Option<Duration>, String> {
+    match given.filter(|given| !given.is_zero()) {
+        Some(given) if given < OFFLINE_MIN => Err(format!(
+            "it is less than {} s, after which a host has hardly noticed that it is alone; 0s means without end",
+            OFFLINE_MIN.as_secs()
+        )),
+        given => Ok(given),
     }
 }
 
@@ -268,6 +290,7 @@ mod tests {
             ),
             admission,
             groups: BTreeMap::from([(name("projects/ml"), "ml-team".parse().unwrap())]),
+            offline_max: None,
         }
     }
 
@@ -358,5 +381,14 @@ mod tests {
         ] {
             assert!(bad.parse::<GroupName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bound_on_starts_is_at_least_ten_seconds_and_zero_is_none() {
+        let given = |seconds: u64| checked_offline_max(Some(Duration::from_secs(seconds)));
+        assert_eq!(checked_offline_max(None), Ok(None));
+        assert_eq!(given(0), Ok(None));
+        assert_eq!(given(10), Ok(Some(Duration::from_secs(10))));
+        assert!(given(9).unwrap_err().contains("10 s"));
     }
 }

@@ -88,6 +88,7 @@ impl Catalog {
             texts,
             admission,
             groups,
+            offline_max,
         } = new;
         let meta = Meta::new(uid, texts, actor.name.to_string(), writing.now());
         let pool = Pool {
@@ -95,6 +96,7 @@ impl Catalog {
             meta,
             admission,
             groups,
+            offline_max,
         };
         check_projects(&writing, &pool, None, REPLACED).await?;
         store::pool::insert(&writing, &pool).await?;
@@ -181,6 +183,7 @@ impl Catalog {
             texts,
             admission,
             groups,
+            offline_max,
             etag,
         } = change;
         pool.meta.check_etag(&etag, &name)?;
@@ -203,8 +206,14 @@ impl Catalog {
         if let Some(groups) = groups {
             pool.change_groups(groups);
         }
+        if let Some(offline_max) = offline_max {
+            pool.offline_max = offline_max;
+        }
         check_projects(&writing, &pool, Some(&before), given_by).await?;
         store::pool::update(&writing, &pool).await?;
+        if pool.offline_max != before.offline_max {
+            store::host::tell_all_of(&writing, pool.meta.uid).await?;
+        }
         if regrouped {
             let live = store::activation::live_of_pool(&writing, pool.meta.uid).await?;
             self.assign_all(&writing, &live).await?;

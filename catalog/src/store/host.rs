@@ -125,6 +125,20 @@ pub async fn of_activations(
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
+/// Has all hosts of a pool told again what they shall know.
+pub async fn tell_all_of(writing: &Writing, pool: Uuid) -> Result<(), Error> {
+    let uids: Vec<Uuid> = host::Entity::find()
+        .select_only()
+        .column(host::Column::Uid)
+        .filter(host::Column::PoolUid.eq(pool))
+        .into_tuple()
+        .all(writing.db())
+        .await
+        .map_err(failed)?;
+    uids.into_iter().for_each(|uid| writing.orders_changed(uid));
+    Ok(())
+}
+
 /// Adds a host.
 pub async fn insert(writing: &Writing, host: &Host) -> Result<(), Error> {
     host::Entity::insert(to_row(host).into_active_model())

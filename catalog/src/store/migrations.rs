@@ -9,6 +9,7 @@ mod m0001_people;
 mod m0002_connectors;
 mod m0003_fleet;
 mod m0004_lifecycle;
+mod m0005_offline;
 
 /// All migrations, in their order.
 pub(super) struct Migrator;
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_connectors::Migration),
             Box::new(m0003_fleet::Migration),
             Box::new(m0004_lifecycle::Migration),
+            Box::new(m0005_offline::Migration),
         ]
     }
 }

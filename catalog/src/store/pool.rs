@@ -1,6 +1,7 @@
 //! Rows of pools.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
@@ -64,6 +65,26 @@ pub async fn host_counts(snapshot: &Snapshot, pools: &[Uuid]) -> Result<BTreeMap
         .collect())
 }
 
+/// How long the hosts of each of these pools may start mounts without the catalog, where that is bounded.
+pub async fn offline_maxima(
+    snapshot: &Snapshot,
+    pools: impl IntoIterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, Duration>, Error> {
+    let rows: Vec<(Uuid, i64)> = pool::Entity::find()
+        .select_only()
+        .column(pool::Column::Uid)
+        .column(pool::Column::OfflineMax)
+        .filter(pool::Column::Uid.is_in(pools))
+        .filter(pool::Column::OfflineMax.is_not_null())
+        .into_tuple()
+        .all(snapshot.db())
+        .await
+        .map_err(failed)?;
+    rows.into_iter()
+        .map(|(uid, max)| Ok((uid, millis(max)?)))
+        .collect()
+}
+
 /// Whether a pool has hosts.
 pub async fn has_hosts(snapshot: &Snapshot, uid: Uuid) -> Result<bool, Error> {
     let hosts = host::Entity::find()
@@ -115,6 +136,7 @@ fn of_row(row: pool::Model) -> Result<Pool, Error> {
         name: PoolName::new(parsed(&row.id)?),
         admission,
         groups,
+        offline_max: row.offline_max.map(millis).transpose()?,
         meta: meta_of!(row),
     })
 }
@@ -125,10 +147,24 @@ fn to_row(pool: &Pool) -> pool::Model {
         meta,
         admission,
         groups,
+        offline_max,
     } = pool;
     let groups: BTreeMap<_, _> = groups
         .iter()
         .map(|(project, group)| (project.to_string(), group.as_str()))
         .collect();
-    row_of!(pool, name.id(), meta, admitted: json(&admission.to_texts()), project_groups: json(&groups))
+    row_of!(
+        pool,
+        name.id(),
+        meta,
+        admitted: json(&admission.to_texts()),
+        project_groups: json(&groups),
+        offline_max: offline_max.map(|max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX)),
+    )
+}
+
+fn millis(stored: i64) -> Result<Duration, Error> {
+    Ok(Duration::from_millis(
+        u64::try_from(stored).map_err(Error::internal)?,
+    ))
 }

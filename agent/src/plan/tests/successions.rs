@@ -107,3 +107,24 @@ fn older_programs_are_replaced_one_after_the_other_and_only_where_that_interrupt
         [Action::Stop.on(uid(2)), Action::Upgrade.on(uid(3))]
     );
 }
+
+#[test]
+fn without_the_catalog_for_too_long_nothing_is_started_and_what_is_live_goes_on() {
+    let want = desired(&[assignment(1, "a"), assignment(2, "b")]);
+    let offline = Memory {
+        offline: true,
+        ..kept(&[1])
+    };
+    assert_eq!(steps_with(&want, &ObservedSet::default(), &offline), []);
+    assert_eq!(
+        steps_with(&want, &dead(|_| {}), &offline),
+        [Action::Succeed.on(uid(1))]
+    );
+    let live = ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", true, |_| {})]);
+    assert_eq!(steps_with(&want, &live, &offline), []);
+    assert_eq!(
+        steps_with(&removing(1, want), &live, &offline),
+        [Action::Stop.on(uid(1))],
+        "an order to unmount counts"
+    );
+}

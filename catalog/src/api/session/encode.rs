@@ -35,12 +35,14 @@ pub(super) fn snapshot(orders: Orders) -> pb::Snapshot {
         revision,
         assignments,
         removals,
+        offline_max,
         ban: _,
     } = orders;
     pb::Snapshot {
         revision,
         assignments: assignments.into_iter().map(assignment).collect(),
         removals: removals.into_iter().filter_map(removal).collect(),
+        offline_max: offline_max.and_then(|max| max.try_into().ok()),
     }
 }
 
@@ -49,6 +51,7 @@ pub(super) fn delta(from_revision: i64, orders: Orders) -> pb::Delta {
         revision,
         assignments,
         removals,
+        offline_max,
         ban: _,
     } = orders;
     pb::Delta {
@@ -56,6 +59,7 @@ pub(super) fn delta(from_revision: i64, orders: Orders) -> pb::Delta {
         to_revision: revision,
         upserts: assignments.into_iter().map(assignment).collect(),
         removals: removals.into_iter().filter_map(removal).collect(),
+        offline_max: offline_max.and_then(|max| max.try_into().ok()),
     }
 }
 

@@ -153,3 +153,34 @@ async fn a_field_is_replaced_or_adjusted_and_no_entry_is_both_added_and_removed(
         ]
     );
 }
+
+#[tokio::test]
+async fn a_bound_on_starts_without_the_catalog_is_given_changed_and_taken_away() {
+    let world = world().await;
+    let bound = async |seconds: i64| {
+        let pool = pb::Pool {
+            offline_max: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let change = pb::UpdatePoolRequest {
+            pool: Some(pool),
+            ..Default::default()
+        };
+        update(&world, change).await
+    };
+    assert_eq!(
+        bound(604_800).await.unwrap().offline_max.unwrap().seconds,
+        604_800
+    );
+    let shown = pb::GetPoolRequest {
+        name: "pools/gpu".into(),
+    };
+    let shown = world.api.get_pool(request(&world.operator, shown)).await;
+    let shown = shown.unwrap().into_inner();
+    assert_eq!(shown.offline_max.unwrap().seconds, 604_800);
+    for wrong in [1, -1] {
+        let refused = bound(wrong).await.unwrap_err();
+        assert_eq!(wrong_fields(&refused)[0].0, "pool.offline_max", "{wrong}");
+    }
+    assert_eq!(bound(0).await.unwrap().offline_max, None);
+}

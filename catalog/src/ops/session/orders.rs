@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mooring_identity::{Binding, HpkePublicKey, SecretBytes, envelope};
 use mooring_proto::agent::v1::{Credential, SignedBan};
@@ -32,6 +33,8 @@ pub struct Orders {
     pub assignments: Vec<SealedAssignment>,
     /// What to unmount.
     pub removals: Vec<Assignment>,
+    /// How long to start mounts without the catalog, if that is bounded.
+    pub offline_max: Option<Duration>,
     /// The statement of the CA, if the host is banned: it gets nothing else then.
     pub ban: Option<SignedBan>,
 }
@@ -74,6 +77,8 @@ pub(crate) struct Brief {
     pub(super) changed: Vec<Assignment>,
     /// The host lacks something that its pool was given. Looked at only with everything at hand: since 0.
     pub(super) is_owed: bool,
+    /// Of its pool.
+    offline_max: Option<Duration>,
     keys: Arc<Keys>,
 }
 
@@ -111,6 +116,11 @@ impl Question for Changed {
         let whole = whole.filter_map(|asked| hosts.behind(&asked.identity, snapshot).ok());
         let given = Given::to_pools_of(snapshot, whole).await?;
         let realm = store::realm::get(snapshot).await?;
+        let known = questions
+            .iter()
+            .filter_map(|asked| hosts.behind(&asked.identity, snapshot).ok());
+        let pools: BTreeSet<Uuid> = known.map(|host| host.pool_uid).collect();
+        let offline_maxima = store::pool::offline_maxima(snapshot, pools).await?;
         let mut brief = |asked: &&Self| {
             let host = hosts.behind(&asked.identity, snapshot)?;
             let changed = changed.remove(&asked.identity.uid).unwrap_or_default();
@@ -119,6 +129,7 @@ impl Question for Changed {
                 realm,
                 is_owed: asked.since == 0 && given.is_lacked_by(host, &changed),
                 changed,
+                offline_max: offline_maxima.get(&host.pool_uid).copied(),
                 keys: Arc::clone(&keys),
             })
         };
@@ -179,6 +190,7 @@ impl Catalog {
             realm,
             changed,
             is_owed: _,
+            offline_max,
             keys,
         } = brief;
         if let Some(ban) = self.ban_statement(&host)? {
@@ -186,6 +198,7 @@ impl Catalog {
                 revision: since,
                 assignments: Vec::new(),
                 removals: Vec::new(),
+                offline_max,
                 ban: Some(ban),
             });
         }
@@ -207,6 +220,7 @@ impl Catalog {
             revision: realm.revision,
             assignments,
             removals,
+            offline_max,
             ban: None,
         })
     }

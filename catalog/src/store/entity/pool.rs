@@ -17,6 +17,8 @@ pub struct Model {
     pub version: i64,
     pub admitted: String,
     pub project_groups: String,
+    /// In milliseconds.
+    pub offline_max: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

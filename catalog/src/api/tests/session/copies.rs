@@ -166,3 +166,32 @@ async fn a_host_that_holds_still_is_shown_so_until_it_says_otherwise() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_bound_of_the_pool_reaches_its_hosts_at_once() {
+    let (world, host) = world().await;
+    let (mut line, _, snapshot) = Line::greeted(&world, &host).await;
+    assert_eq!(snapshot.offline_max, None);
+    let bound = async |seconds: i64| {
+        let pool = pb::Pool {
+            name: "pools/gpu".into(),
+            offline_max: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let body = pb::UpdatePoolRequest {
+            pool: Some(pool),
+            ..Default::default()
+        };
+        world
+            .api
+            .update_pool(request(&world.operator, body))
+            .await
+            .unwrap();
+    };
+    bound(3600).await;
+    let delta = line.delta().await;
+    assert_eq!(delta.offline_max.unwrap().seconds, 3600);
+    assert!(delta.upserts.is_empty() && delta.removals.is_empty());
+    let (_, _, snapshot) = Line::greeted(&world, &host).await;
+    assert_eq!(snapshot.offline_max.unwrap().seconds, 3600);
+}
