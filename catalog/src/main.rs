@@ -101,6 +101,8 @@ fn main() -> ExitCode {
 fn start_logging(format: LogFormat) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(config::log_filter())
+        // What it would say of a write that fails goes to the same place, and panics there: a full disk shall end nobody.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_target(false);
     match format {

@@ -142,6 +142,7 @@ fn a_host_without_room_in_its_run_folder_loses_nothing_and_says_what_it_cannot_d
         let mut holder = Holder::open(&lake.path.join("open.txt"));
         assert_eq!(holder.write("before, "), Ok(()));
         disk.fill();
+        fill_log(&host, &lake.path);
         // What a successor must know finds no room, and whoever uses the mount does not notice.
         for number in 0..40 {
             let folder = lake.path.join(format!("folder-{round}-{number}"));
@@ -210,6 +211,17 @@ fn a_host_without_room_in_its_run_folder_loses_nothing_and_says_what_it_cannot_d
         }
     });
     drop(disk);
+}
+
+/// Uses up what room the log of a worker has left in its last page.
+fn fill_log(host: &Host, path: &Path) {
+    let record = host.record_of(path).unwrap();
+    let run = host
+        .folder()
+        .join("run")
+        .join(record["assignment_uid"].as_str().unwrap());
+    let mut log = File::options().append(true).open(run.join("worker.log")).unwrap();
+    while log.write_all(b"\n").is_ok() {}
 }
 
 /// Kills the worker of the mount at `path`, and waits for the next one.
