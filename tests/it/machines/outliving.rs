@@ -232,7 +232,10 @@ fn a_machine_that_boots_without_its_catalog_has_its_mounts_back() {
                 "the shutdown was held up:\n{journal}"
             );
         } else {
+            machine.shell(&format!("echo closed {round} >{LAKE}/closed.txt"));
             machine.cut_power();
+            let closed = world.store.get("closed.txt").unwrap();
+            assert_eq!(closed, format!("closed {round}\n").as_bytes());
             machine.power_on();
         }
         machine.mounted_at(LAKE);
