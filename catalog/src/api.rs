@@ -20,6 +20,7 @@ pub mod auth;
 pub mod community;
 pub mod connector;
 pub mod decode;
+mod doorway;
 pub mod enrollment;
 mod gate;
 pub mod host;
@@ -73,6 +74,8 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(mooring_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let gate = gate::GateLayer::new(catalog.clone());
+    let incoming = doorway::Doorway::new(incoming, gate.calls());
     Server::builder()
         .timeout(CALL_DURATION_MAX)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
@@ -81,7 +84,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(PeerLayer::new(catalog.authority.trust_domain().clone()))
-        .layer(gate::GateLayer::new(catalog))
+        .layer(gate)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(pb::access_service_server::AccessServiceServer::new(api.clone()))

@@ -84,8 +84,7 @@ impl Server {
             .await
             .map_err(Error::into_cause)?;
 
-        let listener = tokio::net::TcpListener::bind(config.listen)
-            .await
+        let listener = listen(config.listen)
             .map_err(|error| format!("cannot listen on {}: {error}; change `listen`", config.listen))?;
         let address = listener.local_addr()?;
         let endpoint = config
@@ -186,6 +185,22 @@ impl Server {
         catalog.store.close().await.map_err(Error::into_cause)?;
         served
     }
+}
+
+/// Listens, with a queue that is not longer than what is served within a dialler's patience of 5 s on the slowest machine:
+/// from a longer one only connections would be taken that nobody waits for any more. The kernel lets others knock again
+/// each second.
+fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    /// 100 a second, with as much left for the handshake itself.
+    const QUEUE: u32 = 256;
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+    }?;
+    // A catalog that starts again listens at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 /// Raises the limit of open files as far as the system lets us, and answers it. Each host holds a connection, and the

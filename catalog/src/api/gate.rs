@@ -92,6 +92,11 @@ impl GateLayer {
         }
     }
 
+    /// The places of calls with a certificate, all of which are free at first.
+    pub(super) fn calls(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.calls)
+    }
+
     /// A place for a call that was admitted; `None` for a health check without a certificate, which costs nothing but
     /// its place on the connection.
     fn place(&self, rpc: &str, caller: &Caller) -> Result<Option<SemaphorePermit<'_>>, Status> {

@@ -32,6 +32,11 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// On all cores together, since an earlier moment.
+    pub(crate) fn cpu_seconds_since(&self, earlier: &Usage) -> f64 {
+        (self.cpu - earlier.cpu).as_secs_f64()
+    }
+
     /// Of one core, since an earlier moment.
     pub(crate) fn cpu_percent_since(&self, earlier: &Usage) -> f64 {
         100.0 * (self.cpu - earlier.cpu).as_secs_f64() / (self.at - earlier.at).as_secs_f64()

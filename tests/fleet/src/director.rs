@@ -159,6 +159,7 @@ impl Play {
         let mut arrivals = self.board.watch(SEA);
         let operator = self.operator.clone();
         let board = Arc::clone(&self.board);
+        let (before, own_before) = (self.catalog.usage()?, own_usage()?);
         let begun = Instant::now();
         let for_all = async {
             operator.activate("sea", "fleet", "sea").await?;
@@ -182,10 +183,17 @@ impl Play {
         let (answered, told, active) = for_all?;
         let meanwhile = meanwhile?;
         self.changes_made += among;
+        let (after, own_after) = (self.catalog.usage()?, own_usage()?);
         let figures = &mut self.figures;
         figures.put("all_answered_seconds", answered.as_secs_f64(), "s");
         figures.put_for("all_told_seconds", told.as_secs_f64(), "s", "< 5");
         figures.put("all_active_seconds", active.as_secs_f64(), "s");
+        figures.put("all_active_cpu_seconds", after.cpu_seconds_since(&before), "s");
+        figures.put(
+            "all_active_own_cpu_seconds",
+            own_after.cpu_seconds_since(&own_before),
+            "s",
+        );
         figures.put("one_among_all_max_ms", meanwhile.percentile(100), "ms");
         self.tell_ends("while all got something");
         Ok(())
@@ -260,7 +268,7 @@ impl Play {
         let life = self.plan.certificate_life;
         self.catalog.start(if life.is_zero() { DAY } else { life })?;
         let listening = begun.elapsed();
-        let before = self.catalog.usage()?;
+        let (before, own_before) = (self.catalog.usage()?, own_usage()?);
         let all = self.all();
         let (half, most) = (all / 2, all - all / 100);
         until("half are back", || board.open.get() >= half).await?;
@@ -269,7 +277,7 @@ impl Play {
         let most = begun.elapsed();
         until("all are back", || board.open.get() == all).await?;
         let back = begun.elapsed();
-        let usage = self.catalog.usage()?;
+        let (usage, own_usage) = (self.catalog.usage()?, own_usage()?);
         self.operator.reach().await?;
         let kept = self.board.mounts.get();
         anyhow::ensure!(
@@ -281,7 +289,12 @@ impl Play {
         figures.put("half_back_seconds", half.as_secs_f64(), "s");
         figures.put("99_percent_back_seconds", most.as_secs_f64(), "s");
         figures.put_for("all_back_seconds", back.as_secs_f64(), "s", "< 60");
-        figures.put("all_back_cpu_percent", usage.cpu_percent_since(&before), "%");
+        figures.put("all_back_cpu_seconds", usage.cpu_seconds_since(&before), "s");
+        figures.put(
+            "all_back_own_cpu_seconds",
+            own_usage.cpu_seconds_since(&own_before),
+            "s",
+        );
         figures.put("all_back_peak_rss_mib", usage.peak_mib, "MiB");
         self.tell_ends("while the catalog was away and all came back");
         // When hosts were heard of is written down every few seconds only.

@@ -383,4 +383,28 @@ async fn a_host_that_talks_all_the_time_is_told_what_no_wake_up_came_for() {
         panic!("only deltas after the snapshot")
     };
     assert_eq!(delta.upserts.len(), 1);
+
+    // Nor did one come for what the other catalog says of the host itself.
+    let body = pb::BanHostRequest {
+        name: host.name.clone(),
+        reason: "stolen".into(),
+    };
+    world.api.ban_host(request(&world.operator, body)).await.unwrap();
+    assert!(matches!(line.next().await.unwrap(), Told::Ban(_)));
+    let body = pb::DeleteHostRequest {
+        name: host.name.clone(),
+        etag: String::new(),
+        force: true,
+    };
+    world
+        .api
+        .delete_host(request(&world.operator, body))
+        .await
+        .unwrap();
+    let ended = line.next().await.unwrap_err();
+    assert!(
+        ended.message().contains("does not know this host"),
+        "{}",
+        ended.message()
+    );
 }

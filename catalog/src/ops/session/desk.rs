@@ -116,3 +116,6 @@ async fn answer<Q: Question>(
     let questions: Vec<&Q> = batch.iter().map(|asked| &asked.question).collect();
     Q::answer_all(&snapshot, &questions).await
 }
+
+#[cfg(test)]
+mod tests;

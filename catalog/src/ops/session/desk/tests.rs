@@ -1,0 +1,108 @@
+//! Hosts that ask at once get what is theirs, and one that may ask no longer keeps no other from its answer.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::domain::activation::MountState;
+use crate::domain::assignment::RemovalOrder;
+use crate::domain::host::HostFacts;
+use crate::domain::mount::ReportedAt;
+use crate::store;
+use crate::testing::World;
+use crate::testing::fleet::{TestHost, mount};
+
+const HOSTS: usize = 30;
+
+async fn world() -> (World, Vec<TestHost>) {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    world.connector("reports", "ml", &world.operator).await;
+    world.pool("gpu").await;
+    let mut hosts = Vec::new();
+    for number in 0..HOSTS {
+        hosts.push(world.host(&format!("gpu-{number}"), "gpu").await);
+    }
+    let connector = "projects/ml/connectors/reports";
+    world.activate(&world.operator, connector, "gpu").await.unwrap();
+    (world, hosts)
+}
+
+#[tokio::test]
+async fn hosts_that_ask_at_once_are_told_what_is_theirs() {
+    let (world, mut hosts) = world().await;
+    let newest = world.revision().await;
+    // Of one the certificate has ended, another knows all but the newest, a third knows everything.
+    hosts[3].identity.not_after = world.clock.now() - Duration::from_secs(1);
+    let since = move |number: usize| match number {
+        4 => newest - 1,
+        5 => newest,
+        _ => 0,
+    };
+    let mut asked = JoinSet::new();
+    for (number, host) in hosts.iter().enumerate() {
+        let (catalog, identity) = (world.catalog.clone(), host.identity.clone());
+        asked.spawn(async move { (number, catalog.orders_since(&identity, since(number)).await) });
+    }
+    for (number, orders) in asked.join_all().await {
+        if number == 3 {
+            assert!(orders.is_err());
+            continue;
+        }
+        let orders = orders.unwrap();
+        assert_eq!((orders.revision, orders.removals.len()), (newest, 0));
+        if number == 5 {
+            assert!(orders.assignments.is_empty());
+            continue;
+        }
+        let [sealed] = &orders.assignments[..] else {
+            panic!("host {number} has one assignment")
+        };
+        assert_eq!(sealed.assignment.host_uid, hosts[number].uid);
+        assert!(!hosts[number].open(sealed).secret_access_key.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_already_is_not_written_and_what_a_host_lacks_it_gets_when_it_comes() {
+    let (world, hosts) = world().await;
+    let assignment = hosts[0].assignment(&world).await.assignment;
+    let at = ReportedAt {
+        ledger_revision: assignment.revision,
+        settled_revision: assignment.revision,
+        holds_still: false,
+    };
+    let report = || vec![mount(&assignment, MountState::Mounted)];
+    let identity = &hosts[0].identity;
+    let before = world.revision().await;
+    for _ in 0..2 {
+        let taken = world.catalog.observe_if_news(identity, report(), at).await;
+        taken.unwrap();
+        assert_eq!(world.revision().await, before + 1, "only the first is news");
+    }
+
+    // As a catalog leaves it that ends between a report and what comes after it.
+    let lacks = &hosts[1];
+    let had = lacks.assignment(&world).await.assignment.uid;
+    let removal = RemovalOrder {
+        reason: RemovalOrder::DRAINED,
+        grace: Duration::ZERO,
+    };
+    let writing = world.catalog.write().await.unwrap();
+    let revision = writing.next_revision().await.unwrap();
+    store::assignment::remove_of_host(&writing, lacks.uid, &removal, revision, true)
+        .await
+        .unwrap();
+    store::assignment::forget(&writing, lacks.uid, &[had])
+        .await
+        .unwrap();
+    writing.commit_observed().await.unwrap();
+    assert!(lacks.orders_since(&world, 0).await.assignments.is_empty());
+    let greeted = world
+        .catalog
+        .greet(&lacks.identity, HostFacts::default(), &[])
+        .await;
+    assert!(greeted.is_ok());
+    assert_ne!(lacks.assignment(&world).await.assignment.uid, had);
+}
