@@ -104,3 +104,48 @@ fn a_drain_that_is_called_off_leaves_alone_what_is_in_use() {
     assert_eq!(std::fs::read(mount.path.join("open.txt")).unwrap(), b"goes on");
     assert_eq!(host.workers(), workers, "nothing was mounted anew");
 }
+
+#[test]
+fn a_host_that_is_without_its_catalog_for_too_long_starts_no_mounts_and_keeps_those_it_has() {
+    let mut world = World::start();
+    world.store.put("kept.txt", "kept");
+    let mut host = world.host();
+    let mount = world.activate(&host);
+    world.operator.mooring("pools update desks --offline-max 10s");
+    let bounded = host.folder().join("state/heard");
+    eventually("the host knows its bound", Duration::from_secs(20), || {
+        if bounded.exists() {
+            Ok(())
+        } else {
+            Err(host.agent_log())
+        }
+    });
+    world.kill_catalog();
+    let workers = host.workers();
+    let begun = Instant::now();
+    eventually("the bound is over", Duration::from_secs(30), || {
+        assert_eq!(std::fs::read(mount.path.join("kept.txt")).unwrap(), b"kept");
+        match begun.elapsed() {
+            passed if passed > Duration::from_secs(13) => Ok(()),
+            passed => Err(format!("{passed:?}")),
+        }
+    });
+    assert_eq!(host.workers(), workers, "what is mounted stays");
+
+    // As after a boot: nothing is mounted, and there is only the ledger.
+    host.kill_agent();
+    mounts::detach_below(&mount.path);
+    host.start();
+    eventually("the host says why", Duration::from_secs(20), || {
+        let status = host.listing();
+        if status.contains("without its catalog") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    assert!(!mounts::is_mounted(&mount.path));
+    world.start_catalog();
+    world.mounted_at(&mount.path);
+    world.activation_is(&mount.activation, "ACTIVE");
+}
