@@ -24,4 +24,5 @@ mod store;
 mod succession;
 mod supervision;
 mod survival;
+mod unsaved;
 mod walk;

@@ -174,7 +174,7 @@ mod tests {
             tried: true,
         };
         let metadata = [("who".to_owned(), "ünï".to_owned())].into();
-        Note::new(place, "a/b ü".to_owned(), metadata, edit, SystemTime::now())
+        Note::new(place, "a/b ü".to_owned(), metadata, edit, SystemTime::UNIX_EPOCH)
     }
 
     #[test]
