@@ -140,6 +140,7 @@ impl Agent {
             host_uid: host.uid,
             hpke,
             clock: clock.clone(),
+            over: Default::default(),
         });
         let mut detector = Detector::new(config.programs.clone());
         let (facts, facts_seen) = watch::channel(facts::gather(&mut detector).await);

@@ -123,6 +123,19 @@ impl Programs {
             }),
         }
     }
+
+    /// Whether a process that runs this file runs one of them, as it is installed or as it was before an upgrade.
+    pub fn are_named(&self, running: &Path) -> bool {
+        let name = |path: &Path| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some(name.trim_end_matches(" (deleted)").to_owned())
+        };
+        [&self.mooring_fs, &self.geesefs, &self.s3fs]
+            .into_iter()
+            .flat_map(|installed| [Some(installed.clone()), installed.canonicalize().ok()])
+            .flatten()
+            .any(|installed| name(&installed) == name(running))
+    }
 }
 
 /// Knows which versions are installed.
@@ -311,6 +324,11 @@ mod tests {
     #[test]
     fn who_misses_a_program_is_told_how_to_get_it() {
         let dir = tempfile::tempdir().unwrap();
+        let installed = programs(dir.path());
+        assert!(installed.are_named(Path::new("/usr/bin/mooring-fs (deleted)")));
+        assert!(
+            installed.are_named(Path::new("/opt/s3fs")) && !installed.are_named(Path::new("/usr/bin/sed"))
+        );
         let missing = programs(dir.path()).find(Foreign::S3fs).unwrap_err().to_string();
         assert!(
             missing.contains("apt install s3fs") && missing.contains("as soon as it is there"),

@@ -297,7 +297,7 @@ impl Execution {
                 mounter.give_up(&record);
                 mounter.forget(uid);
             }
-            mounter.forget_all_keys();
+            mounter.end_all();
             Ok::<_, std::io::Error>(())
         });
         if let Err(error) = ended.await {

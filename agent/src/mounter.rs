@@ -15,9 +15,11 @@ mod words;
 pub mod worker;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use mooring_control::WorkerStatus;
 use mooring_identity::{Clock, HpkeKeyPair};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backends::Programs;
@@ -25,7 +27,7 @@ use crate::desired::{About, Spec};
 use crate::observed::record::{Record, Runs};
 
 pub use mountpoint::prepare_mount_root;
-pub use succeed::Cause;
+pub use succeed::{Cause, UPGRADE_REFUSED};
 pub use unmount::Stopped;
 
 /// What mounting needs to know of this host. All methods that block are to be called outside the async threads.
@@ -48,20 +50,23 @@ pub struct Mounter {
     pub hpke: HpkeKeyPair,
     /// For the time of a mount.
     pub clock: Clock,
+    /// This host is banned: no key is opened any more.
+    pub over: AtomicBool,
 }
 
 impl Mounter {
     /// Mounts, after clearing away what `leftover` describes. Blocks until the mount answers or has failed. The one place
-    /// where an order's backend decides how.
+    /// where an order's backend decides how. Once `cancel` is cancelled nothing is begun any more.
     pub fn start(
         &self,
         about: &About,
         spec: &Spec,
         leftover: Option<&Record>,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
         match spec.foreign {
-            None => self.start_native(about, spec, leftover),
-            Some(program) => self.start_foreign(program, about, spec, leftover),
+            None => self.start_native(about, spec, leftover, cancel),
+            Some(program) => self.start_foreign(program, about, spec, leftover, cancel),
         }
     }
 
@@ -71,13 +76,29 @@ impl Mounter {
         about: &About,
         record: &Record,
         spec: &Spec,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
         match record.foreign() {
             None => self.set_native_credential(record, spec),
-            Some(program) => self.set_foreign_credential(program, about, record, spec),
+            Some(program) => self.set_foreign_credential(program, about, record, spec, cancel),
         }
     }
 }
+
+/// Asked right before a program is started or is given a key: what nobody wants any more, or what the next agent goes on
+/// with, is not begun.
+fn go_on(cancel: &CancellationToken) -> Result<(), MountError> {
+    match cancel.is_cancelled() {
+        false => Ok(()),
+        true => Err(MountError::host(
+            CALLED_OFF,
+            "the agent ends, or this host is banned; nothing more is started",
+        )),
+    }
+}
+
+/// The reason of a step that was called off: no failure.
+pub const CALLED_OFF: &str = "CalledOff";
 
 impl Mounter {
     /// What the program that serves a mount has said last; nothing secret.

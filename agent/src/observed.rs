@@ -11,7 +11,6 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::facts;
 use mountinfo::{MountTable, Top};
 use process::ProgramFile;
 use record::{Phase, Record, Runs};
@@ -61,10 +60,9 @@ impl ObservedSet {
     /// new workers would run.
     pub fn look(runs: &Runs, program: &Path) -> io::Result<ObservedSet> {
         let mut records = runs.read_all()?;
-        let boot_id = facts::boot_id();
         // Where the run folder is no tmpfs, records outlive their boot.
         records.retain(|uid, record| {
-            let current = record.boot_id == boot_id;
+            let current = record.boot_id == runs.boot_id();
             if !current {
                 runs.remove(*uid);
             }
@@ -101,6 +99,11 @@ impl ObservedSet {
                 .collect(),
             installed: None,
         }
+    }
+
+    /// The program that new workers run, if one is installed at this moment.
+    pub fn installed(&self) -> Option<ProgramFile> {
+        self.installed
     }
 
     /// Whether a worker runs another file than the one that is installed.
@@ -168,5 +171,28 @@ impl ObservedSet {
     /// The kernel's table.
     pub fn table(&self) -> &MountTable {
         &self.table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_this_boot_stay_and_those_of_another_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::open(dir.path()).unwrap();
+        for (uid, boot_id) in [(1, runs.boot_id()), (2, "another"), (3, "")] {
+            let record = Record {
+                assignment_uid: Uuid::from_u128(uid),
+                boot_id: boot_id.to_owned(),
+                ..record::tests::record()
+            };
+            runs.write(&record).unwrap();
+        }
+        let observed = ObservedSet::look(&runs, Path::new("/nowhere")).unwrap();
+        let left: Vec<Uuid> = observed.runs().map(|run| run.record.assignment_uid).collect();
+        assert_eq!(left, [Uuid::from_u128(1)]);
+        assert_eq!(runs.read_all().unwrap().len(), 1);
     }
 }

@@ -63,6 +63,9 @@ pub enum Action {
     Finish,
     /// Forget a run of which nothing is left.
     Sweep,
+    /// Take a dead mount away that cannot be made anew, or that nobody orders: without it people find a guarded folder
+    /// instead of an error that never ends.
+    Clear,
     /// Unmount what was ordered before, then mount what is ordered now.
     Restart,
     /// What is mounted serves the new order too: only its name and the folder's group change.
@@ -126,6 +129,9 @@ pub fn plan(
     }
     plan.steps
         .extend(sweeps(desired, observed, memory).map(|uid| Action::Sweep.on(uid)));
+    for uid in corpses(desired, observed, memory) {
+        plan.when(memory.retry_at.get(&uid), now, Action::Clear.on(uid));
+    }
     let mut starts = Vec::new();
     let claimed = claimed(desired, mount_root);
     for (uid, order) in &desired.orders {
@@ -346,6 +352,29 @@ fn sweeps<'a>(
         })
         .filter(|record| matches!(observed.seen(record.assignment_uid, &record.path), Seen::Left(_)))
         .map(|record| record.assignment_uid)
+}
+
+/// Dead mounts that no start clears away: nothing is ordered there, or what is ordered cannot be mounted.
+fn corpses<'a>(
+    desired: &'a DesiredSet,
+    observed: &'a ObservedSet,
+    memory: &'a Memory,
+) -> impl Iterator<Item = Uuid> + 'a {
+    let mountable = |uid: Uuid| {
+        let spec = desired.orders.get(&uid).map(|order| order.spec.as_ref());
+        !memory.offline && matches!(spec, Some(Ok(spec)) if spec.credential.is_some())
+    };
+    observed
+        .runs()
+        .map(|run| &run.record)
+        .filter(|record| matches!(observed.seen(record.assignment_uid, &record.path), Seen::Dead(_)))
+        .map(|record| record.assignment_uid)
+        .filter(move |uid| {
+            !memory.busy.contains_key(uid)
+                && !memory.kept.contains(uid)
+                && !desired.removals.contains_key(uid)
+                && !mountable(*uid)
+        })
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use crate::observed::process::Process;
 /// is seen within this time and [`TOUCH_TIMEOUT`].
 const INTERVAL: Duration = Duration::from_secs(3);
 
+/// Questions under way. Those to mounts that hang take seconds each, on threads that starts and look-ups need, too.
+const ASKED_MAX: usize = 256;
+
 /// Mounts answer this from memory. Longer than any pause of a loaded machine that a person would not call a hang.
 const TOUCH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,11 +74,12 @@ impl Prober {
     /// Asks the mount of `uid` unless it was asked just now; tells whether it does. `worker` is its worker, if it is known.
     pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<Process>, now: Instant) -> bool {
         let pid = worker.map(|worker| worker.pid);
+        let full = self.asking.len() >= ASKED_MAX;
         let watched = self.watched(uid, path, pid);
         let due = watched
             .asked_at
             .is_none_or(|asked| now.duration_since(asked) >= INTERVAL);
-        if watched.asking || !due {
+        if watched.asking || !due || full {
             return false;
         }
         watched.asking = true;

@@ -15,18 +15,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mooring_identity::Clock;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::blocking::readable;
+use crate::blocking::{blocking, readable};
 use crate::desired::{DesiredSet, Removal};
 use crate::facts;
 use crate::ledger::Ledger;
-use crate::mounter::{MountError, Mounter};
+use crate::mounter::{MountError, Mounter, UPGRADE_REFUSED};
 use crate::notify::Notifier;
-use crate::observed::process::{Process, reap};
+use crate::observed::process::{Process, ProgramFile, reap};
 use crate::observed::record::Phase;
 use crate::observed::{ObservedSet, Seen};
 use crate::offline::Offline;
@@ -38,6 +38,10 @@ use work::{Done, Outcome, Work};
 
 /// What no event tells of, such as an unmount by hand, is seen within this time.
 const TICK: Duration = Duration::from_secs(2);
+
+/// Mounts that are made at the same time. Each holds a thread of the runtime's 512 for as long as its store is silent, and
+/// a service manager that is asked for hundreds of units at once answers too late.
+const STARTS_MAX: usize = 32;
 
 /// A start that is under way when the agent is told to end may take this long; a longer one is cleared away by the
 /// next agent.
@@ -52,12 +56,12 @@ pub struct Reconciler {
     status: watch::Sender<HostStatus>,
     born: Instant,
     tasks: JoinSet<Done>,
+    starts: Arc<Semaphore>,
     running: BTreeMap<Uuid, Running>,
     troubles: Troubles,
     prober: Prober,
     exits: JoinSet<Process>,
     watched: BTreeSet<Process>,
-    ended: BTreeSet<Process>,
     /// Unmounted by order, reported until the catalog has surely heard of it.
     gone: BTreeMap<Uuid, (MountStatus, Instant)>,
     notifier: Arc<Notifier>,
@@ -66,6 +70,10 @@ pub struct Reconciler {
     /// Workers of another program than the installed one are to be replaced: at the start, which may be that of an
     /// upgrade, and whenever the agent is told to look.
     upgrading: bool,
+    /// The program that could not take a mount over, and which mount that was.
+    refused: Option<(Uuid, Option<ProgramFile>)>,
+    /// The worker of each mount whose death was counted last.
+    counted: BTreeMap<Uuid, Process>,
 }
 
 /// A task under way.
@@ -98,21 +106,25 @@ impl Reconciler {
             status,
             born: Instant::now(),
             tasks: JoinSet::new(),
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
             running: BTreeMap::new(),
             troubles: Troubles::default(),
             exits: JoinSet::new(),
             watched: BTreeSet::new(),
-            ended: BTreeSet::new(),
             gone: BTreeMap::new(),
             notifier,
             reload,
             kernel_release: facts::kernel_release(),
             upgrading: true,
+            refused: None,
+            counted: BTreeMap::new(),
         }
     }
 
     /// Runs until `shutdown`. Leaves all mounts and workers as they are.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mounter = Arc::clone(&self.mounter);
+        blocking(move || mounter.sweep_keys()).await;
         let mut held = self.ledger.subscribe();
         loop {
             let desired = DesiredSet::of(&held.borrow_and_update().clone());
@@ -125,7 +137,6 @@ impl Reconciler {
                 Woken::Done(done) => self.settle(done),
                 Woken::Ended(process) => {
                     self.watched.remove(&process);
-                    self.ended.insert(process);
                 }
                 Woken::Reload => {
                     tracing::info!(
@@ -133,6 +144,7 @@ impl Reconciler {
                     );
                     self.notifier.reloading();
                     self.upgrading = true;
+                    self.refused = None;
                     self.notifier.ready();
                 }
                 Woken::Look => {}
@@ -176,11 +188,7 @@ impl Reconciler {
 
     /// One round. Answers when the next one is due at the latest.
     async fn round(&mut self, desired: &DesiredSet, shutdown: &CancellationToken) -> Instant {
-        let mounter = Arc::clone(&self.mounter);
-        let looked = tokio::task::spawn_blocking(move || {
-            ObservedSet::look(&mounter.runs, &mounter.programs.mooring_fs)
-        })
-        .await;
+        let looked = look(Arc::clone(&self.mounter)).await;
         let now = Instant::now();
         let observed = match looked {
             Ok(Ok(observed)) => observed,
@@ -188,7 +196,12 @@ impl Reconciler {
                 tracing::error!(%error, "cannot look at this host's mounts; is /proc mounted, and the run folder there?");
                 return now + TICK;
             }
-            Err(_) => return now + TICK,
+            Err(_) => {
+                tracing::error!(
+                    "no thread looks at this host's mounts; has the agent reached a limit of its tasks?"
+                );
+                return now + TICK;
+            }
         };
         let running = &self.running;
         let busy = |uid| running.contains_key(&uid);
@@ -229,10 +242,13 @@ impl Reconciler {
     }
 
     /// Calls off unmounts whose order has changed since they began: the next round begins them with the grace of the
-    /// new one. Else a ban, or an order to unmount at once, would wait for a grace that was given long before.
+    /// new one. Else a ban, or an order to unmount at once, would wait for a grace that was given long before. What is about
+    /// to be mounted is called off when its removal is ordered.
     fn call_off(&self, desired: &DesiredSet) {
         for (uid, running) in &self.running {
-            if running.removal.is_some() && running.removal.as_ref() != desired.removals.get(uid) {
+            let ordered = desired.removals.get(uid);
+            let changed = running.removal.is_some() && running.removal.as_ref() != ordered;
+            if changed || (ordered.is_some() && mounts(running.action)) {
                 running.cancel.cancel();
             }
         }
@@ -258,7 +274,11 @@ impl Reconciler {
             Action::Stop => desired.removals.get(&uid).cloned(),
             _ => None,
         };
-        let task = self.tasks.spawn(work.run(mounter, ledger, cancel.clone())).id();
+        let turn = mounts(action).then(|| Arc::clone(&self.starts));
+        let task = self
+            .tasks
+            .spawn(work.run(mounter, ledger, turn, cancel.clone()))
+            .id();
         let running = Running {
             task,
             path,
@@ -310,6 +330,7 @@ impl Reconciler {
             Ok(Outcome::Succeeded { cause, status }) => {
                 tracing::info!(assignment = %uid, path = %path.display(), ?cause, "mount goes on with another worker");
                 self.troubles.succeeded(uid, now);
+                self.refused.take_if(|(refused, _)| *refused == uid);
                 if let Some(record) = self.mounter.runs.read(uid) {
                     self.prober
                         .learned(uid, &record.path, record.worker.pid, status, now);
@@ -348,6 +369,18 @@ impl Reconciler {
                     let reason = error.reason();
                     tracing::warn!(assignment = %uid, path = %path.display(), reason, %error, "step failed");
                 }
+                if error.reason() == UPGRADE_REFUSED {
+                    self.refused = Some((uid, ProgramFile::at(&self.mounter.programs.mooring_fs)));
+                }
+                if let Some(record) = self
+                    .mounter
+                    .runs
+                    .read(uid)
+                    .filter(|record| !record.worker.is_alive())
+                {
+                    // What became of it is this failure's story, and no death besides.
+                    self.counted.insert(uid, record.worker);
+                }
                 let order = self.ledger.held();
                 self.troubles
                     .failed(uid, error, &DesiredSet::of(&order), now, self.clock.jitter());
@@ -362,7 +395,7 @@ impl Reconciler {
             if self.watched.contains(&process) {
                 continue;
             }
-            // Without a descriptor it has ended just now, and the next round sees it.
+            // Without a descriptor it has ended just now, and the next round counts it.
             let Some(pidfd) = process.pidfd() else { continue };
             let Ok(pidfd) = readable(pidfd) else { continue };
             self.watched.insert(process);
@@ -381,6 +414,10 @@ impl Reconciler {
         for run in observed.runs() {
             let record = &run.record;
             let uid = record.assignment_uid;
+            if run.alive && record.phase == Phase::Detached {
+                // It may go on for days while its store is away.
+                self.mounter.runs.bound_log(uid);
+            }
             let serving = matches!(observed.seen(uid, &record.path), Seen::Mounted(_))
                 && record.phase == Phase::Mounted;
             if serving {
@@ -409,6 +446,34 @@ impl Reconciler {
             probe.is_some_and(|probe| probe.mount == Some(Touched::Disconnected))
         };
         desired.orders.keys().filter(nobody).copied().collect()
+    }
+}
+
+/// Looks at what is, on a thread of its own: those of the runtime may all wait for stores that are away, and an agent
+/// whose rounds do not end is killed by its service manager.
+async fn look(
+    mounter: Arc<Mounter>,
+) -> Result<std::io::Result<ObservedSet>, tokio::sync::oneshot::error::RecvError> {
+    let (answer, looked) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("look".to_owned());
+    // Without a thread the answer is dropped, which is an answer, too.
+    let _ = thread.spawn(move || answer.send(ObservedSet::look(&mounter.runs, &mounter.programs.mooring_fs)));
+    looked.await
+}
+
+/// Whether a step may end with a fresh mount.
+fn mounts(action: Action) -> bool {
+    match action {
+        Action::Start | Action::Restart | Action::Evict { orphan: _ } | Action::SetCredential => true,
+        Action::Stop
+        | Action::Finish
+        | Action::Sweep
+        | Action::Clear
+        | Action::Relabel
+        | Action::Adopt { orphan: _ }
+        | Action::Supersede
+        | Action::Succeed
+        | Action::Upgrade => false,
     }
 }
 

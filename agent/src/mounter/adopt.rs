@@ -28,7 +28,7 @@ impl Mounter {
         mountpoint::gid_of(about.unix_group.as_deref())?;
         let program = &self.programs.mooring_fs;
         if let Some(foreign) = spec.foreign {
-            self.find(foreign)?;
+            self.prepare_foreign(foreign, about, spec)?;
         } else if let Err(error) = rustix::fs::access(program, rustix::fs::Access::EXEC_OK) {
             return Err(MountError::host(
                 "WorkerMissing",

@@ -8,8 +8,10 @@
 mod endpoint;
 mod geesefs;
 pub(super) mod keys;
+mod order;
 mod s3fs;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -20,18 +22,20 @@ use std::time::{Duration, Instant};
 use mooring_control::{Credential, WorkerStatus};
 use rustix::fs::{Dir, Mode as FileMode, OFlags};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fuse::Unmounted;
-use super::launch::{self, Duty, Launch};
-use super::native::{EXIT_PATIENCE, describe, launching, no_credential, with_key};
+use super::launch::{self, Duty, Launch, LaunchError};
+use super::native::{EXIT_PATIENCE, describe, no_credential, with_key};
 use super::{MountError, Mounter, fuse, mountpoint, words};
 use crate::backends::Foreign;
 use crate::desired::{About, Spec};
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
 use crate::observed::record::{Phase, Record, Serving};
-use keys::Keys;
+use keys::{KeyFiles, Keys};
+use order::Order;
 
 /// How long a program may take to mount: it asks the store first, or soon after.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,28 +51,6 @@ const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 /// default; s3fs's would be 15 minutes.
 const METADATA_TTL_SECONDS: u32 = 60;
 
-/// What a program is told, proved.
-#[derive(Debug)]
-struct Order<'a> {
-    /// `https://host[:port]`, nothing else.
-    endpoint: &'a str,
-    region: &'a str,
-    bucket: &'a str,
-    /// Without the slash at its end; empty for the whole bucket.
-    prefix: &'a str,
-    path_style: bool,
-    read_only: bool,
-    /// Whether a group may enter.
-    grouped: bool,
-    gid: u32,
-    /// Where it mounts.
-    path: &'a Path,
-    /// A private folder on disk.
-    cache_dir: &'a Path,
-    /// The key lies in the folder of this name.
-    mount: Uuid,
-}
-
 /// Why a program has not mounted, as far as it or the mount tell.
 #[derive(Debug)]
 enum Failed {
@@ -82,7 +64,54 @@ enum Failed {
     Other(&'static str),
 }
 
+/// All that a mount needs, looked up and proved; nothing has changed for it yet.
+pub(super) struct Prepared {
+    program: Foreign,
+    executable: PathBuf,
+    arguments: Vec<OsString>,
+    serving: Serving,
+    path: PathBuf,
+    cache_dir: PathBuf,
+    /// The name of its folder of keys.
+    keys: Uuid,
+    key_files: KeyFiles,
+}
+
 impl Mounter {
+    /// Looks up and proves what a mount by a program that is not ours needs. Changes nothing, so that whoever must end a
+    /// live mount for it can know first that the next one is not bound to fail. Blocks for the name service.
+    pub(super) fn prepare_foreign(
+        &self,
+        program: Foreign,
+        about: &About,
+        spec: &Spec,
+    ) -> Result<Prepared, MountError> {
+        let executable = self.find(program)?;
+        let path = spec.place.path(&self.mount_root);
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(about.uid, spec, sealed)?;
+        let serving = spec.serving(about.mode);
+        endpoint::check(&serving)?;
+        let gid = mountpoint::gid_of(about.unix_group.as_deref())?;
+        let cache_dir = self.cache_dir.join(about.uid.to_string());
+        let (keys, mount) = (self.keys(), self.clock.new_uid());
+        let order = Order::of(&serving, about, gid, &path, &cache_dir, mount)?;
+        let arguments = match program {
+            Foreign::Geesefs => geesefs::arguments(&order, &keys)?,
+            Foreign::S3fs => s3fs::arguments(&order, &keys)?,
+        };
+        Ok(Prepared {
+            program,
+            executable,
+            arguments,
+            key_files: key_files(program, &keys, mount, &credential)?,
+            serving,
+            path,
+            cache_dir,
+            keys: mount,
+        })
+    }
+
     /// Mounts with a program that is not ours, after clearing away what `leftover` describes. Blocks until the mount
     /// answers or has failed.
     pub(super) fn start_foreign(
@@ -91,35 +120,41 @@ impl Mounter {
         about: &About,
         spec: &Spec,
         leftover: Option<&Record>,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
-        let executable = self.find(program)?;
         let path = spec.place.path(&self.mount_root);
-        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
-        let credential = self.open(about.uid, spec, sealed)?;
-        let serving = spec.serving(about.mode);
-        endpoint::check(&serving)?;
+        // First: a dead mount does not stay because its store or a name service is away, too.
         if let Some(status) = self.clear(about, &path, leftover)? {
             return Ok(status);
         }
+        let prepared = self.prepare_foreign(program, about, spec)?;
+        self.start_prepared(about, spec, &prepared, cancel)
+    }
+
+    fn start_prepared(
+        &self,
+        about: &About,
+        spec: &Spec,
+        prepared: &Prepared,
+        cancel: &CancellationToken,
+    ) -> Result<WorkerStatus, MountError> {
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
         self.keeper.forget(about.uid);
-        let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
-        let cache_dir = self.cache_dir.join(about.uid.to_string());
-        for folder in [&cache_dir, &self.runs.folder(about.uid)] {
+        mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
+        for folder in [&prepared.cache_dir, &self.runs.folder(about.uid)] {
             mooring_identity::files::create_private_directory(folder)
                 .map_err(|error| MountError::host("HostError", describe(&error)))?;
         }
-        let order = Order::of(&serving, about, gid, &path, &cache_dir)?;
-        let keys = self.keys();
-        let arguments = match program {
-            Foreign::Geesefs => geesefs::arguments(&order, &keys)?,
-            Foreign::S3fs => s3fs::arguments(&order, &keys)?,
+        let record = |worker, unit: Option<&str>| Record {
+            unit: unit.map(str::to_owned),
+            keys: Some(prepared.keys),
+            ..self.launching(about, sealed, &prepared.serving, &prepared.path, None, worker)
         };
-        let record = |worker| launching(about, sealed, &serving, &path, None, worker);
-        give_key(program, &keys, about.uid, &credential)?;
-        let outcome = self.run_foreign(program, &executable, about.uid, &path, &arguments, record);
+        let outcome = self.run_foreign(about.uid, prepared, record, cancel);
         if outcome.is_err() {
-            keys.remove(about.uid);
+            self.keys().remove(prepared.keys);
         }
+        self.sweep_keys();
         outcome
     }
 
@@ -130,39 +165,36 @@ impl Mounter {
         about: &About,
         record: &Record,
         spec: &Spec,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
         let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
-        let credential = self.open(record.assignment_uid, spec, sealed)?;
         match program {
             Foreign::Geesefs => {
-                give_key(program, &self.keys(), record.cache_of(), &credential)?;
+                let credential = self.open(record.assignment_uid, spec, sealed)?;
+                let (keys, mount) = (self.keys(), record.keys_of());
+                keys.write(mount, &key_files(program, &keys, mount, &credential)?)?;
                 self.write(&with_key(record, sealed))?;
                 Ok(status())
             }
             Foreign::S3fs => {
-                drop(credential);
-                self.find(program)?;
-                self.remount_when_idle(program, about, record, spec, &sealed.secret_version)
+                // Before the mount that works is taken away.
+                let prepared = self.prepare_foreign(program, about, spec)?;
+                self.end_idle(record, &sealed.secret_version)?;
+                self.start_prepared(about, spec, &prepared, cancel)
             }
         }
     }
 
-    fn remount_when_idle(
-        &self,
-        program: Foreign,
-        about: &About,
-        record: &Record,
-        spec: &Spec,
-        secret_version: &str,
-    ) -> Result<WorkerStatus, MountError> {
+    /// Unmounts for another key, unless somebody uses the mount.
+    fn end_idle(&self, record: &Record, secret_version: &str) -> Result<(), MountError> {
         if fuse::unmount(&record.path)? == Unmounted::Busy {
+            let program = record.foreign().map_or("its program", Foreign::name);
             return Err(MountError::Credential {
                 reason: "RemountPending",
                 message: format!(
-                    "{} takes another key only when it is mounted anew, and somebody uses this mount now: it goes on with the \
-                     key of {}, and is mounted anew with {secret_version} as soon as nobody does; let the old key live \
-                     until then. Who uses it: fuser -vm {}",
-                    program.name(),
+                    "{program} takes another key only when it is mounted anew, and somebody uses this mount now: it goes on \
+                     with the key of {}, and is mounted anew with {secret_version} as soon as nobody does; let the old key \
+                     live until then. Who uses it: fuser -vm {}",
                     record.secret_version,
                     record.path.display()
                 ),
@@ -173,12 +205,39 @@ impl Mounter {
         while record.worker.is_alive() && begun.elapsed() < END_TIMEOUT {
             std::thread::sleep(MOUNT_POLL);
         }
-        let left = Record {
+        // From here on the missing mount is our own doing, and no person's.
+        self.write(&Record {
             phase: Phase::Launching,
             ..record.clone()
-        };
-        self.write(&left)?;
-        self.start_foreign(program, about, spec, Some(&left))
+        })
+    }
+
+    /// Ends a program that mounts by itself, if one was started for a record in which nobody is noted.
+    pub(super) fn end_unnoted(&self, record: &Record) -> Result<(), MountError> {
+        if record.foreign().is_none() || record.worker != Process::NOBODY {
+            return Ok(());
+        }
+        if let Some(unit) = &record.unit {
+            self.launcher
+                .end_unit(unit)
+                .map_err(|error| MountError::host("BackendStuck", error.to_string()))?;
+        }
+        match self.keys().end_readers(record.keys_of()) {
+            true => Ok(()),
+            false => Err(MountError::host(
+                "BackendStuck",
+                "a program that an earlier agent has started does not end; see: systemctl list-units 'mooring-mount-*'",
+            )),
+        }
+    }
+
+    /// Removes keys that no record names and no program reads: those of programs that went on for open files after their
+    /// assignment had been mounted anew.
+    pub fn sweep_keys(&self) {
+        if let Ok(records) = self.runs.read_all() {
+            let named = records.values().map(Record::keys_of).collect();
+            self.keys().sweep(&named);
+        }
     }
 
     /// What can be said of a live mount: that its program runs. More it does not tell.
@@ -204,29 +263,47 @@ impl Mounter {
 
     fn run_foreign(
         &self,
-        program: Foreign,
-        executable: &Path,
         uid: Uuid,
-        path: &Path,
-        arguments: &[OsString],
-        record: impl Fn(Process) -> Record,
+        prepared: &Prepared,
+        record: impl Fn(Process, Option<&str>) -> Record,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
+        let (program, path) = (prepared.program, &prepared.path);
         self.runs.bound_log(uid);
         let log = self.runs.log(uid);
         let said_before = std::fs::metadata(&log).map_or(0, |found| found.len());
         let launch = Launch {
             unit: &launch::unit_name(uid),
-            program: executable,
-            arguments,
+            program: &prepared.executable,
+            arguments: &prepared.arguments,
             log: &log,
             duty: Duty::Mounts,
         };
-        let process = self.launcher.start(&launch).map_err(|error| {
-            MountError::host(
-                "BackendBroken",
-                format!("cannot start {}: {error}", executable.display()),
-            )
-        })?;
+        // Noted first: it mounts by itself, perhaps after this agent has ended, and the next one must know.
+        let noted = RefCell::new(None);
+        let ready = |unit: Option<&str>| {
+            super::go_on(cancel)?;
+            self.write(&record(Process::NOBODY, unit))?;
+            self.keys().write(prepared.keys, &prepared.key_files)?;
+            noted.replace(unit.map(str::to_owned));
+            // What came meanwhile.
+            super::go_on(cancel)
+        };
+        let process = self
+            .launcher
+            .start(&launch, &ready)
+            .map_err(|error| match error {
+                LaunchError::CalledOff(why) => why,
+                error @ (LaunchError::Log(_)
+                | LaunchError::Starter { .. }
+                | LaunchError::Refused(_)
+                | LaunchError::Ended) => MountError::host(
+                    "BackendBroken",
+                    format!("cannot start {}: {error}", prepared.executable.display()),
+                ),
+            })?;
+        let unit = noted.take();
+        let record = |process| record(process, unit.as_deref());
         self.write(&record(process))?;
         let output = Output {
             log: &log,
@@ -250,62 +327,6 @@ impl Mounter {
                 Err(failed.describe(program, &log))
             }
         }
-    }
-}
-
-impl<'a> Order<'a> {
-    /// Proves what goes into arguments. The catalog has refused all of this already; a program that takes one text for
-    /// another could do anything with a host, so nobody is believed here.
-    fn of(
-        serving: &'a Serving,
-        about: &About,
-        gid: u32,
-        path: &'a Path,
-        cache_dir: &'a Path,
-    ) -> Result<Order<'a>, MountError> {
-        let word = |text: &str| {
-            let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            (1..=63).contains(&text.len())
-                && text.bytes().all(inner)
-                && !text.starts_with('-')
-                && !text.ends_with('-')
-        };
-        let refuse = |what: &str| {
-            Err(MountError::host(
-                "InvalidOrder",
-                format!("the connector's {what} cannot be given to a program: correct it in the catalog"),
-            ))
-        };
-        let region = match serving.region.as_str() {
-            "" => "us-east-1",
-            region => region,
-        };
-        if !word(&serving.bucket) {
-            return refuse("bucket");
-        }
-        if !word(region) {
-            return refuse("region");
-        }
-        let prefix = serving.prefix.strip_suffix('/').unwrap_or(&serving.prefix);
-        let bad_part = |part: &str| matches!(part, "" | "." | "..");
-        if serving.prefix.chars().any(char::is_control)
-            || (!serving.prefix.is_empty() && prefix.split('/').any(bad_part))
-        {
-            return refuse("prefix");
-        }
-        Ok(Order {
-            endpoint: &serving.endpoint,
-            region,
-            bucket: &serving.bucket,
-            prefix,
-            path_style: serving.path_style,
-            read_only: serving.read_only,
-            grouped: about.unix_group.is_some(),
-            gid,
-            path,
-            cache_dir,
-            mount: about.uid,
-        })
     }
 }
 
@@ -367,10 +388,15 @@ fn status() -> WorkerStatus {
     }
 }
 
-fn give_key(program: Foreign, keys: &Keys, mount: Uuid, credential: &Credential) -> Result<(), MountError> {
+fn key_files(
+    program: Foreign,
+    keys: &Keys,
+    mount: Uuid,
+    credential: &Credential,
+) -> Result<KeyFiles, MountError> {
     match program {
-        Foreign::Geesefs => geesefs::give_key(keys, mount, credential),
-        Foreign::S3fs => s3fs::give_key(keys, mount, credential),
+        Foreign::Geesefs => geesefs::key_files(keys, mount, credential),
+        Foreign::S3fs => s3fs::key_files(credential),
     }
 }
 
@@ -444,23 +470,6 @@ fn look_into(program: Foreign, path: &Path, deadline: Duration) -> Option<Result
         })
         .ok()?;
     answered.recv_timeout(deadline).ok()
-}
-
-/// A path as a part of an option or of a command. It is made of what the operator has configured and of uids.
-fn plain(path: &Path) -> Result<&str, MountError> {
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
-    path.to_str()
-        .filter(|text| text.bytes().all(harmless))
-        .ok_or_else(|| {
-            MountError::host(
-                "FolderUnusable",
-                format!(
-                    "{} has characters that mean something in options of other programs; name run_dir and cache_dir in the \
-                     agent's configuration with letters, digits and . _ - + alone",
-                    path.display()
-                ),
-            )
-        })
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //!
 //! Invariants: only mounts whose worker can be succeeded are kept, since with a duplicate and without a successor every
 //! access would wait for ever; whatever gives a mount up (an unmount, a remount, a succession that fails) forgets its
-//! duplicate first; what comes back from a worker or from the service manager is proved to be of this very mount.
+//! duplicate first, and so does a lost record, for without it nobody would notice that the worker has died; what comes
+//! back from a worker or from the service manager is proved to be of this very mount.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,11 @@ pub struct Keeper {
     kept: Mutex<BTreeMap<Uuid, Kept>>,
     /// From the service manager, not judged yet.
     stored: Mutex<Vec<Stored>>,
+    /// Of these mounts no record was found the last time. Once is no proof: it may be in the middle of a take-over, or
+    /// could not be read for a moment.
+    unrecorded: Mutex<BTreeSet<Uuid>>,
+    /// Workers whose descriptor could not be fetched, so that it is said once of each.
+    refused: Mutex<BTreeSet<Process>>,
 }
 
 /// One duplicate. Dropping it closes it.
@@ -48,6 +54,8 @@ impl Keeper {
             notifier,
             kept: Mutex::default(),
             stored: Mutex::new(stored),
+            unrecorded: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -81,8 +89,11 @@ impl Keeper {
         let got = worker.pidfd().and_then(|pidfd| {
             rustix::process::pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())
                 .inspect_err(|errno| {
-                    tracing::warn!(assignment = %uid, pid = worker.pid, %errno,
-                        "a worker's descriptor cannot be fetched; does the agent have CAP_SYS_PTRACE?");
+                    if lock(&self.refused).insert(worker) {
+                        tracing::warn!(assignment = %uid, pid = worker.pid, %errno,
+                            "a worker's descriptor cannot be fetched, so its mount ends with it; does the agent have \
+                             CAP_SYS_PTRACE, and is kernel.yama.ptrace_scope below 3?");
+                    }
                 })
                 .ok()
         });
@@ -119,10 +130,10 @@ impl Keeper {
         self.keep_of(to, &kept.device, kept.descriptor);
     }
 
-    /// Takes in what the service manager has kept, and forgets mounts that are no more. `busy` ones are left alone: what
-    /// was observed of them may be older than what is kept.
+    /// Takes in what the service manager has kept, and forgets mounts that are no more, or of which no record tells who
+    /// serves them. `busy` ones are left alone: what was observed of them may be older than what is kept.
     pub fn settle(&self, observed: &ObservedSet, busy: impl Fn(Uuid) -> bool) {
-        let stored = std::mem::take(&mut *self.stored.lock().unwrap_or_else(PoisonError::into_inner));
+        let stored = std::mem::take(&mut *lock(&self.stored));
         for Stored {
             name: stored_name,
             descriptor,
@@ -145,21 +156,38 @@ impl Keeper {
                 self.notifier.unstore(&stored_name);
             }
         }
-        let over: Vec<Uuid> = self
+        let free: Vec<(Uuid, bool)> = self
             .all()
             .iter()
-            .filter(|(uid, kept)| !busy(**uid) && !observed.table().has_device(&kept.device))
-            .map(|(uid, _)| *uid)
+            .filter(|(uid, _)| !busy(**uid))
+            .map(|(uid, kept)| (*uid, observed.table().has_device(&kept.device)))
             .collect();
-        for uid in over {
-            self.forget(uid);
+        let unrecorded: BTreeSet<Uuid> = free
+            .iter()
+            .map(|(uid, _)| *uid)
+            .filter(|uid| observed.record(*uid).is_none())
+            .collect();
+        let before = std::mem::replace(&mut *lock(&self.unrecorded), unrecorded.clone());
+        for (uid, mounted) in free {
+            let lost = unrecorded.contains(&uid) && before.contains(&uid);
+            if mounted && lost {
+                tracing::warn!(assignment = %uid,
+                    "nothing in the run folder tells any more who serves this mount; should that worker die, it is made anew");
+            }
+            if lost || !mounted {
+                self.forget(uid);
+            }
         }
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<Uuid, Kept>> {
-        // Nothing panics while it is held, and a map is whole at any moment.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
+}
+
+/// Nothing panics while these are held, and a map or a list is whole at any moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name(uid: Uuid) -> String {
@@ -186,6 +214,8 @@ fn is_of(descriptor: BorrowedFd<'_>, device: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Run;
+    use crate::observed::record::Record;
 
     fn keeper() -> Keeper {
         Keeper::new(Arc::default(), Vec::new())
@@ -199,30 +229,76 @@ mod tests {
         assert!(!keeper.holds(Uuid::from_u128(1)));
     }
 
+    /// A FUSE descriptor. Like the stories, these tests are run as root.
+    fn device() -> OwnedFd {
+        let options = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+        options.expect("/dev/fuse can be opened").into()
+    }
+
+    const DEVICE: &str = "0:50";
+    const AT: &str = "/mnt/mooring/ml/data";
+
+    /// What is seen of the mount of assignment 1, and whether it has a record.
+    fn mounted(recorded: bool) -> ObservedSet {
+        let run = crate::observed::record::tests::record();
+        let run = Run {
+            record: Record {
+                assignment_uid: Uuid::from_u128(1),
+                path: AT.into(),
+                ..run
+            },
+            alive: false,
+            program: None,
+        };
+        let line = format!("36 35 {DEVICE} / {AT} rw shared:1 - fuse.mooring mooring rw\n");
+        ObservedSet::of(&line, recorded.then_some(run).into_iter().collect())
+    }
+
+    fn stored() -> Keeper {
+        let stored = Stored {
+            name: name(Uuid::from_u128(1)),
+            descriptor: device(),
+        };
+        Keeper::new(Arc::default(), vec![stored])
+    }
+
     #[test]
-    fn a_stored_descriptor_without_a_mount_is_dropped() {
-        let keeper = Keeper::new(
-            Arc::default(),
-            vec![Stored {
-                name: name(Uuid::from_u128(1)),
-                descriptor: tempfile::tempfile().unwrap().into(),
-            }],
-        );
-        keeper.settle(&ObservedSet::of("", Vec::new()), |_| false);
-        assert!(!keeper.holds(Uuid::from_u128(1)));
+    fn what_the_manager_has_kept_is_taken_in_for_a_mount_with_a_record_and_no_other() {
+        for (observed, kept) in [
+            (mounted(true), true),
+            (mounted(false), false),
+            (ObservedSet::of("", Vec::new()), false),
+        ] {
+            let keeper = stored();
+            keeper.settle(&observed, |_| false);
+            assert_eq!(keeper.holds(Uuid::from_u128(1)), kept);
+        }
     }
 
     #[test]
     fn a_mount_that_is_no_more_is_forgotten_unless_it_is_being_worked_on() {
-        let Ok(device) = std::fs::File::options().read(true).write(true).open("/dev/fuse") else {
-            return; // No right to it here; the stories have it.
-        };
         let (keeper, uid) = (keeper(), Uuid::from_u128(1));
         let none = ObservedSet::of("", Vec::new());
-        assert!(keeper.keep_of(uid, "0:50", device.into()));
+        assert!(keeper.keep_of(uid, DEVICE, device()));
         keeper.settle(&none, |_| true);
         assert!(keeper.duplicate(uid).is_some());
         keeper.settle(&none, |_| false);
         assert!(keeper.duplicate(uid).is_none());
+    }
+
+    #[test]
+    fn a_mount_whose_record_is_lost_may_end_with_its_worker() {
+        let (keeper, uid) = (keeper(), Uuid::from_u128(1));
+        assert!(keeper.keep_of(uid, DEVICE, device()));
+        for observed in [mounted(true), mounted(false), mounted(true), mounted(false)] {
+            keeper.settle(&observed, |_| false);
+            assert!(keeper.holds(uid), "once is no proof");
+        }
+        keeper.settle(&mounted(false), |_| true);
+        assert!(keeper.holds(uid), "it is being worked on");
+        for _ in 0..2 {
+            keeper.settle(&mounted(false), |_| false);
+        }
+        assert!(!keeper.holds(uid));
     }
 }

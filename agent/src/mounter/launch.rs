@@ -18,6 +18,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::MountError;
 use crate::observed::process::Process;
 
 /// What of the agent's environment a program may know: how much to log, and which CAs this machine trusts.
@@ -33,11 +34,15 @@ const OOM_SCORE_ADJUST: i32 = -500;
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(20);
 const MANAGER_POLL: Duration = Duration::from_millis(1);
 
+/// A killed unit ends at once, if the kernel lets its program go.
+const UNIT_END_TIMEOUT: Duration = Duration::from_secs(5);
+const UNIT_END_POLL: Duration = Duration::from_millis(10);
+
 /// Units of one mount at the same time: the one that serves, its successor, and earlier ones with open files.
 const UNITS_PER_NAME_MAX: usize = 9;
 
 /// Options of every unit. None of them makes a mount namespace (no Private…=, no Protect…= that hides files).
-const UNIT_OPTIONS: [&str; 11] = [
+const UNIT_OPTIONS: [&str; 12] = [
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
     "RestrictRealtime=yes",
@@ -47,7 +52,10 @@ const UNIT_OPTIONS: [&str; 11] = [
     "LimitNOFILE=524288",
     // A dump would bring the key from memory to the disk, and the manager's own limit, which units inherit, is infinity.
     "LimitCORE=0",
-    "TimeoutStopSec=90",
+    // A worker uploads for 300 s at most after it is told to end, and then says what it leaves.
+    "TimeoutStopSec=310",
+    // Nor does a change to another target end mounts, as from the graphical to the plain one.
+    "IgnoreOnIsolate=yes",
     // Stopped before the network goes away, so that what waits can still be uploaded.
     "After=network-online.target",
     // Stopped after the agent, and so after every job that says After=mooring-agent.service and writes as it ends.
@@ -119,6 +127,9 @@ pub enum LaunchError {
     /// The service manager refuses.
     #[error("{0}")]
     Refused(String),
+    /// Whoever wants it does not want it any more, or cannot note it.
+    #[error("{0}")]
+    CalledOff(MountError),
     /// The program ended before it could be told from another one; its log has its words.
     #[error("it ended at once")]
     Ended,
@@ -126,8 +137,10 @@ pub enum LaunchError {
 
 /// The unit of an assignment's mount.
 pub fn unit_name(assignment: uuid::Uuid) -> String {
-    format!("mooring-mount-{assignment}")
+    format!("{UNIT_PREFIX}{assignment}")
 }
+
+const UNIT_PREFIX: &str = "mooring-mount-";
 
 impl Launcher {
     /// Which one this process must use: the service manager's if it was started by it. `INVOCATION_ID` alone proves
@@ -146,7 +159,13 @@ impl Launcher {
 
     /// Starts a program. Blocks until it runs, which is not yet when it answers. A program that ends at once may count
     /// as started: whoever waits for it sees that [`Process::is_alive`] is false, and finds its words in the log.
-    pub fn start(self, launch: &Launch<'_>) -> Result<Process, LaunchError> {
+    ///
+    /// `ready` is asked right before that, with the unit that the program gets if it gets one; an error calls the start off.
+    pub fn start(
+        self,
+        launch: &Launch<'_>,
+        ready: &dyn Fn(Option<&str>) -> Result<(), MountError>,
+    ) -> Result<Process, LaunchError> {
         let log = File::options()
             .append(true)
             .create(true)
@@ -154,8 +173,48 @@ impl Launcher {
             .open(launch.log)
             .map_err(LaunchError::Log)?;
         match self {
-            Launcher::Detached => detached(launch, log),
-            Launcher::Systemd => in_unit(launch),
+            Launcher::Detached => {
+                ready(None).map_err(LaunchError::CalledOff)?;
+                detached(launch, log)
+            }
+            Launcher::Systemd => in_unit(launch, ready),
+        }
+    }
+
+    /// Ends a unit whose start may never have been confirmed, also one that only waits to be started: the manager starts it
+    /// later than the program that has asked for it, perhaps after the end of that.
+    pub fn end_unit(self, name: &str) -> Result<(), LaunchError> {
+        if self == Launcher::Detached || !is_loaded(name) {
+            return Ok(());
+        }
+        let unit = format!("{name}.service");
+        // Nothing was announced, so nothing is lost; and an orderly end may wait for an upload.
+        output_of(Command::new("systemctl").args(["kill", "--signal=SIGKILL", &unit]))?;
+        // Not waited for by the tool: while the agent itself is stopped, the manager would wait for that first.
+        let stopped = output_of(Command::new("systemctl").args(["stop", "--no-block", &unit]))?;
+        let begun = Instant::now();
+        while is_loaded(name) {
+            if begun.elapsed() > UNIT_END_TIMEOUT {
+                let why = String::from_utf8_lossy(&stopped.stderr);
+                return Err(LaunchError::Refused(format!(
+                    "{unit} does not end {}",
+                    why.trim()
+                )));
+            }
+            std::thread::sleep(UNIT_END_POLL);
+        }
+        Ok(())
+    }
+
+    /// Kills what is left in units of mounts, whichever.
+    pub fn kill_all_units(self) {
+        if self == Launcher::Systemd {
+            let pattern = format!("{UNIT_PREFIX}*.service");
+            if let Err(error) =
+                output_of(Command::new("systemctl").args(["kill", "--signal=SIGKILL", &pattern]))
+            {
+                tracing::error!(%error, "units of mounts cannot be ended; end them by hand: systemctl kill '{pattern}'");
+            }
         }
     }
 }
@@ -189,22 +248,24 @@ fn detached(launch: &Launch<'_>, log: File) -> Result<Process, LaunchError> {
     Ok(process)
 }
 
-fn in_unit(launch: &Launch<'_>) -> Result<Process, LaunchError> {
+fn in_unit(
+    launch: &Launch<'_>,
+    ready: &dyn Fn(Option<&str>) -> Result<(), MountError>,
+) -> Result<Process, LaunchError> {
     let mut refusal = None;
     for name in unit_names(launch.unit).filter(|name| !is_loaded(name)) {
-        let output = output_of(Command::new("systemd-run").args(unit_arguments(launch, &name)))?;
-        if !output.status.success() {
-            refusal = Some(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-            continue;
+        ready(Some(&name)).map_err(LaunchError::CalledOff)?;
+        match run_unit(launch, &name) {
+            Ok(Run::Started(process)) => return Ok(process),
+            Ok(Run::Refused(why)) => refusal = Some(why),
+            Err(error) => {
+                // It may run, or be started later; nobody would know of it.
+                if let Err(error) = Launcher::Systemd.end_unit(&name) {
+                    tracing::warn!(name, %error, "a unit whose start was not confirmed cannot be ended yet");
+                }
+                return Err(error);
+            }
         }
-        let shown = output_of(Command::new("systemctl").args([
-            "show",
-            "--property=MainPID",
-            "--value",
-            &format!("{name}.service"),
-        ]))?;
-        let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().unwrap_or(0);
-        return Process::of_pid(pid).ok_or(LaunchError::Ended);
     }
     Err(LaunchError::Refused(match refusal {
         Some(refusal) => format!("systemd does not start it: {refusal}"),
@@ -213,6 +274,23 @@ fn in_unit(launch: &Launch<'_>) -> Result<Process, LaunchError> {
             launch.unit
         ),
     }))
+}
+
+enum Run {
+    Started(Process),
+    Refused(String),
+}
+
+fn run_unit(launch: &Launch<'_>, name: &str) -> Result<Run, LaunchError> {
+    let output = output_of(Command::new("systemd-run").args(unit_arguments(launch, name)))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Ok(Run::Refused(why.trim().to_owned()));
+    }
+    let unit = format!("{name}.service");
+    let shown = output_of(Command::new("systemctl").args(["show", "--property=MainPID", "--value", &unit]))?;
+    let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().unwrap_or(0);
+    Process::of_pid(pid).map(Run::Started).ok_or(LaunchError::Ended)
 }
 
 fn unit_names(first: &str) -> impl Iterator<Item = String> {
@@ -409,7 +487,7 @@ mod tests {
             log: &log,
             duty: Duty::Serves,
         };
-        let process = Launcher::Detached.start(&launch).unwrap();
+        let process = Launcher::Detached.start(&launch, &|_| Ok(())).unwrap();
         let begun = Instant::now();
         while !std::fs::read_to_string(&log).unwrap().contains("PATH=") {
             assert!(begun.elapsed() < Duration::from_secs(10), "it says nothing");

@@ -2,11 +2,13 @@
 //! answered through it; whatever a failed start has made is taken away again.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mooring_control::{Credential, Secret, WorkerConfig, WorkerStatus};
 use mooring_proto::agent::v1 as pb;
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::launch::{self, Duty, Launch, LaunchError};
@@ -14,7 +16,6 @@ use super::through::{Touched, touch};
 use super::worker::{Worker, WorkerError};
 use super::{MountError, Mounter, fuse, mountpoint, words};
 use crate::desired::{About, SealedCredential, Spec};
-use crate::facts;
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
 use crate::observed::record::{Phase, Record, Serving, Successions};
@@ -52,13 +53,15 @@ impl Mounter {
         about: &About,
         spec: &Spec,
         leftover: Option<&Record>,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
         let path = spec.place.path(&self.mount_root);
-        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
-        let credential = self.open(about.uid, spec, sealed)?;
+        // First: a dead mount does not stay because its key cannot be used.
         if let Some(status) = self.clear(about, &path, leftover)? {
             return Ok(status);
         }
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
+        let credential = self.open(about.uid, spec, sealed)?;
         // Whatever was kept is not of the mount that is made now.
         self.keeper.forget(about.uid);
         let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
@@ -76,8 +79,9 @@ impl Mounter {
             succession: Some(succession.clone()),
             credential,
         })?;
-        let record = |worker| launching(about, sealed, &serving, &path, Some(succession.clone()), worker);
-        let outcome = self.run_worker(about.uid, &path, config, record);
+        let record =
+            |worker| self.launching(about, sealed, &serving, &path, Some(succession.clone()), worker);
+        let outcome = self.run_worker(about.uid, &path, config, record, cancel);
         if outcome.is_err() {
             self.runs.remove_succession(&succession);
         }
@@ -148,32 +152,45 @@ impl Mounter {
         if let Some(status) = self.find_successor(record)? {
             return Ok(Some(status));
         }
-        if record.phase == Phase::Launching && record.worker.is_alive() {
+        self.end_unnoted(record)?;
+        // A folder that waits for its mount answers as well as the mount would.
+        let ours = is_ours(&record.path)?;
+        let alive = record.worker.is_alive();
+        if record.phase == Phase::Launching && alive {
             let socket = self.runs.control_socket(about.uid);
-            let serving = Worker::connect(&socket)
+            let worker = Worker::connect(&socket)
                 .ok()
-                .filter(|worker| worker.hello().serves == Some(about.uid))
-                .filter(|_| touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers)
-                .and_then(|worker| worker.status().ok());
-            match serving {
-                Some(status) if record.generation == about.generation && record.path == path => {
-                    self.write(&Record {
-                        phase: Phase::Mounted,
-                        mount_time: Some(self.clock.now()),
-                        ..record.clone()
-                    })?;
-                    return Ok(Some(status));
+                .filter(|worker| worker.hello().serves == Some(about.uid));
+            if worker.is_some() && !ours {
+                self.leave_alone(record)?;
+            } else {
+                let serving = worker
+                    .filter(|_| touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers)
+                    .and_then(|worker| worker.status().ok());
+                match serving {
+                    Some(status) if record.generation == about.generation && record.path == path => {
+                        self.write(&Record {
+                            phase: Phase::Mounted,
+                            mount_time: Some(self.clock.now()),
+                            ..record.clone()
+                        })?;
+                        return Ok(Some(status));
+                    }
+                    // It was never announced as mounted, so nobody relies on it.
+                    Some(_) | None => record.worker.kill(),
                 }
-                // It was never announced as mounted, so nobody relies on it.
-                Some(_) | None => record.worker.kill(),
             }
         }
         if record.phase == Phase::Mounted {
-            // Noted first: from here on the missing mount is our own doing, and no person's.
-            self.write(&Record {
-                phase: Phase::Launching,
-                ..record.clone()
-            })?;
+            if alive && !ours {
+                self.leave_alone(record)?;
+            } else {
+                // Noted first: from here on the missing mount is our own doing, and no person's.
+                self.write(&Record {
+                    phase: Phase::Launching,
+                    ..record.clone()
+                })?;
+            }
         }
         if let Some(succession) = record.succession.as_ref().filter(|_| !record.worker.is_alive()) {
             self.runs.remove_succession(succession);
@@ -189,6 +206,32 @@ impl Mounter {
             mountpoint::release(&self.mount_root, &record.path)?;
         }
         Ok(None)
+    }
+
+    /// Notes that a worker has lost its mount to somebody else, who unmounted it by hand: it goes on for those who have
+    /// files open, and whatever fails from now on for the next mount, it is not ended for that.
+    fn leave_alone(&self, record: &Record) -> Result<(), MountError> {
+        self.write(&Record {
+            phase: Phase::Detached,
+            ..record.clone()
+        })
+    }
+
+    /// Clears a dead mount away that cannot be made anew for now, so that whoever comes finds a guarded folder, and no
+    /// error that never ends.
+    pub fn clear_dead(&self, record: &Record) -> Result<(), MountError> {
+        self.end_unnoted(record)?;
+        if record.worker.is_alive() || self.is_anothers(record.assignment_uid, &record.path)? {
+            return Ok(());
+        }
+        if record.phase == Phase::Mounted {
+            self.write(&Record {
+                phase: Phase::Launching,
+                ..record.clone()
+            })?;
+        }
+        self.keeper.forget(record.assignment_uid);
+        fuse::detach(&record.path).map(drop)
     }
 
     /// Whether another assignment has its live mount at `path`, by its record: then nothing there is to be touched.
@@ -212,9 +255,10 @@ impl Mounter {
         path: &Path,
         config: WorkerConfig,
         record: impl Fn(Process) -> Record,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
-        let process = self.launch_worker(uid, &self.runs.control_socket(uid))?;
-        let outcome = self.hand_over(uid, path, config, process, &record);
+        let process = self.launch_worker(uid, &self.runs.control_socket(uid), cancel)?;
+        let outcome = self.hand_over(uid, path, config, process, &record, cancel);
         if outcome.is_err() {
             // It may have ended by itself; and nothing was announced, so nothing can be lost.
             process.end(EXIT_PATIENCE);
@@ -226,7 +270,12 @@ impl Mounter {
     }
 
     /// Starts a worker that listens at `socket`.
-    pub(super) fn launch_worker(&self, uid: Uuid, socket: &Path) -> Result<Process, MountError> {
+    pub(super) fn launch_worker(
+        &self,
+        uid: Uuid,
+        socket: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Process, MountError> {
         let log = self.runs.log(uid);
         mooring_identity::files::create_private_directory(&self.runs.folder(uid))
             .map_err(|error| MountError::host("HostError", describe(&error)))?;
@@ -239,7 +288,10 @@ impl Mounter {
             log: &log,
             duty: Duty::Serves,
         };
-        self.launcher.start(&launch).map_err(|error| match error {
+        // Nothing needs to be noted before: one that is not given a mount ends by itself.
+        let ready = |_: Option<&str>| super::go_on(cancel);
+        self.launcher.start(&launch, &ready).map_err(|error| match error {
+            LaunchError::CalledOff(why) => why,
             LaunchError::Ended => self.ended(uid, "its worker ended at once"),
             LaunchError::Log(_) | LaunchError::Starter { .. } | LaunchError::Refused(_) => MountError::host(
                 "WorkerMissing",
@@ -255,10 +307,12 @@ impl Mounter {
         config: WorkerConfig,
         process: Process,
         record: &impl Fn(Process) -> Record,
+        cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
         use std::os::fd::AsFd;
         self.write(&record(process))?;
         let worker = self.greet(uid, process, &self.runs.control_socket(uid))?;
+        super::go_on(cancel)?;
         let device = fuse::mount(path, config.read_only)?;
         let can_be_succeeded = worker
             .start(config, device.as_fd())
@@ -339,6 +393,9 @@ impl Mounter {
         spec: &Spec,
         sealed: &SealedCredential,
     ) -> Result<Credential, MountError> {
+        if self.over.load(Ordering::Acquire) {
+            return Err(MountError::host(super::CALLED_OFF, "this host is banned"));
+        }
         let binding = spec.binding(self.host_uid, uid, sealed);
         let opened = self.hpke.open(&binding, &sealed.envelope).map_err(|_| MountError::Credential {
             reason: "CredentialUnreadable",
@@ -364,42 +421,45 @@ impl Mounter {
         })
     }
 
+    /// What is noted of a mount whose program has just been started, whichever it is.
+    pub(super) fn launching(
+        &self,
+        about: &About,
+        sealed: &SealedCredential,
+        serving: &Serving,
+        path: &Path,
+        succession: Option<PathBuf>,
+        worker: Process,
+    ) -> Record {
+        Record {
+            assignment_uid: about.uid,
+            generation: about.generation,
+            spec_hash: about.spec_hash.clone(),
+            boot_id: self.runs.boot_id().to_owned(),
+            phase: Phase::Launching,
+            path: path.to_owned(),
+            worker,
+            secret_version: sealed.secret_version.clone(),
+            key_fingerprint: sealed.fingerprint.clone(),
+            activation: about.activation.clone(),
+            connector: about.connector.clone(),
+            read_only: serving.read_only,
+            unix_group: about.unix_group.clone(),
+            serves: Some(serving.clone()),
+            started_for: None,
+            taken_over_by: None,
+            succession,
+            unit: None,
+            keys: None,
+            successions: Successions::default(),
+            mount_time: None,
+        }
+    }
+
     pub(super) fn write(&self, record: &Record) -> Result<(), MountError> {
         self.runs
             .write(record)
             .map_err(|error| MountError::host("HostError", describe(&error)))
-    }
-}
-
-/// What is noted of a mount whose program has just been started, whichever it is.
-pub(super) fn launching(
-    about: &About,
-    sealed: &SealedCredential,
-    serving: &Serving,
-    path: &Path,
-    succession: Option<PathBuf>,
-    worker: Process,
-) -> Record {
-    Record {
-        assignment_uid: about.uid,
-        generation: about.generation,
-        spec_hash: about.spec_hash.clone(),
-        boot_id: facts::boot_id(),
-        phase: Phase::Launching,
-        path: path.to_owned(),
-        worker,
-        secret_version: sealed.secret_version.clone(),
-        key_fingerprint: sealed.fingerprint.clone(),
-        activation: about.activation.clone(),
-        connector: about.connector.clone(),
-        read_only: serving.read_only,
-        unix_group: about.unix_group.clone(),
-        serves: Some(serving.clone()),
-        started_for: None,
-        taken_over_by: None,
-        succession,
-        successions: Successions::default(),
-        mount_time: None,
     }
 }
 

@@ -2,13 +2,14 @@
 //! go on, and requests that the old worker did not answer are sent again to the new one.
 //!
 //! A worker that has died and one that is replaced by another program take the same way; the latter is killed once its
-//! successor waits. The successor listens at `next.sock`, which is renamed when it serves, so that `control.sock` is
+//! successor waits and has said that it can read what it must know. The successor listens at `next.sock`, which is renamed when it serves, so that `control.sock` is
 //! always the one that serves. Wherever an agent is killed on this way, the next one finds out which of the two it is.
 
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use mooring_control::WorkerStatus;
+use mooring_control::{WorkerConfig, WorkerStatus};
+use tokio_util::sync::CancellationToken;
 
 use super::native::{EXIT_PATIENCE, Share, TOUCH_TIMEOUT, describe, no_credential, with_key, worker_failed};
 use super::through::{Touched, touch};
@@ -20,6 +21,12 @@ use crate::observed::record::{Phase, Record};
 
 /// One failure may be the death of the successor; a second one is taken for a rule, and the mount is made anew.
 const TRIES: u32 = 2;
+
+/// The reason of an upgrade that the installed program has failed.
+pub const UPGRADE_REFUSED: &str = "UpgradeRefused";
+
+/// The reason of a succession that has succeeded, of which no record tells yet.
+const NOT_NOTED: &str = "RecordUnwritable";
 
 /// Why a worker is succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +40,13 @@ pub enum Cause {
 impl Mounter {
     /// Gives the mount of `record` to another worker. After a failure the mount either goes on with the worker that it
     /// has, or nothing is kept of it any more and every access fails until it is mounted anew.
-    pub fn succeed(&self, spec: &Spec, record: &Record, cause: Cause) -> Result<WorkerStatus, MountError> {
+    pub fn succeed(
+        &self,
+        spec: &Spec,
+        record: &Record,
+        cause: Cause,
+        cancel: &CancellationToken,
+    ) -> Result<WorkerStatus, MountError> {
         let uid = record.assignment_uid;
         if let Some(status) = self.find_successor(record)? {
             return Ok(status);
@@ -41,11 +54,12 @@ impl Mounter {
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.try_succeed(spec, record, cause) {
+            let error = match self.try_succeed(spec, record, cause, cancel) {
                 Ok(status) => return Ok(status),
                 Err(error) => error,
             };
-            if record.worker.is_alive() {
+            // One that serves and is not noted is found at the next try.
+            if record.worker.is_alive() || cancel.is_cancelled() || error.reason() == NOT_NOTED {
                 return Err(error);
             }
             if tries >= TRIES {
@@ -88,23 +102,77 @@ impl Mounter {
         Ok(None)
     }
 
-    fn try_succeed(&self, spec: &Spec, record: &Record, cause: Cause) -> Result<WorkerStatus, MountError> {
+    fn try_succeed(
+        &self,
+        spec: &Spec,
+        record: &Record,
+        cause: Cause,
+        cancel: &CancellationToken,
+    ) -> Result<WorkerStatus, MountError> {
         let uid = record.assignment_uid;
         let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
-        let credential = self.open(uid, spec, sealed)?;
         let descriptor = self.keeper.duplicate(uid).ok_or_else(|| {
             MountError::host(
                 "NotKept",
                 "the descriptor of its mount is not at hand; it is mounted anew",
             )
         })?;
+        let config = || self.config_of(spec, record);
+        if cause == Cause::Upgrade {
+            self.may_be_ended(record)?;
+        }
+        let order = config()?;
+        let socket = self.runs.next_socket(uid);
+        let refused = |error: MountError| match cause {
+            Cause::Death => error,
+            Cause::Upgrade => MountError::host(UPGRADE_REFUSED, error.to_string()),
+        };
+        let process = self.launch_worker(uid, &socket, cancel).map_err(refused)?;
+        let outcome = self
+            .greet(uid, process, &socket)
+            .map_err(refused)
+            .and_then(|worker| {
+                if cause == Cause::Upgrade {
+                    // As long as nobody is ended, nothing is lost.
+                    worker
+                        .prepare(config()?)
+                        .map_err(|error| refused(self.ended(uid, &worker_failed(&error).to_string())))?;
+                }
+                // Two that serve one connection would steal each other's requests.
+                if !record.worker.end(EXIT_PATIENCE) {
+                    return Err(MountError::host(
+                        "WorkerStuck",
+                        format!(
+                            "its worker (process {}) was killed and does not end; see: cat /proc/{0}/stack",
+                            record.worker.pid
+                        ),
+                    ));
+                }
+                let resend = worker
+                    .succeed(order, descriptor.as_fd())
+                    .map_err(|error| refused(self.ended(uid, &worker_failed(&error).to_string())))?;
+                let noted = with_key(record, sealed);
+                self.install(&noted, cause, &worker, process, &socket, resend)
+            });
+        if let Err(error) = &outcome
+            && error.reason() != NOT_NOTED
+        {
+            process.end(EXIT_PATIENCE);
+        }
+        outcome
+    }
+
+    /// What a successor is told to serve: the same as the worker before it.
+    fn config_of(&self, spec: &Spec, record: &Record) -> Result<WorkerConfig, MountError> {
+        let uid = record.assignment_uid;
+        let sealed = spec.credential.as_ref().ok_or_else(no_credential)?;
         let serving = record.serves.as_ref().ok_or_else(|| {
             MountError::host(
                 "NotKept",
                 "its record does not say what it serves; it is mounted anew",
             )
         })?;
-        let config = self.config(Share {
+        self.config(Share {
             uid,
             cache_of: record.cache_of(),
             serving,
@@ -112,31 +180,24 @@ impl Mounter {
             group: record.unix_group.as_deref(),
             gid: mountpoint::gid_of(record.unix_group.as_deref())?,
             succession: record.succession.clone(),
-            credential,
-        })?;
-        let socket = self.runs.next_socket(uid);
-        let process = self.launch_worker(uid, &socket)?;
-        let outcome = self.greet(uid, process, &socket).and_then(|worker| {
-            // Two that serve one connection would steal each other's requests.
-            if !record.worker.end(EXIT_PATIENCE) {
-                return Err(MountError::host(
-                    "WorkerStuck",
-                    format!(
-                        "its worker (process {}) was killed and does not end; see: cat /proc/{0}/stack",
-                        record.worker.pid
-                    ),
-                ));
-            }
-            let resend = worker
-                .succeed(config, descriptor.as_fd())
-                .map_err(|error| self.ended(uid, &worker_failed(&error).to_string()))?;
-            let noted = with_key(record, sealed);
-            self.install(&noted, cause, &worker, process, &socket, resend)
-        });
-        if outcome.is_err() {
-            process.end(EXIT_PATIENCE);
+            credential: self.open(uid, spec, sealed)?,
+        })
+    }
+
+    /// Whether a worker that serves may be ended for another program: it must be one that can be succeeded, at this moment,
+    /// and its successor must find room to be noted.
+    fn may_be_ended(&self, record: &Record) -> Result<(), MountError> {
+        let uid = record.assignment_uid;
+        let worker =
+            Worker::connect(&self.runs.control_socket(uid)).map_err(|error| worker_failed(&error))?;
+        if worker.hello().pid != record.worker.pid || !worker.hello().resend {
+            self.keeper.forget(uid);
+            return Err(MountError::host(
+                "NotKept",
+                "its worker has given its succession up, as its log says; it goes on as it is until it is mounted again",
+            ));
         }
-        outcome
+        self.write(record)
     }
 
     /// Notes a successor that serves as the mount's worker.
@@ -171,16 +232,23 @@ impl Mounter {
             Cause::Upgrade => successions.upgrades += 1,
         }
         successions.last = Some(self.clock.now());
-        self.runs
-            .write(&Record {
-                worker: process,
-                successions,
-                ..record.clone()
-            })
-            .map_err(|error| MountError::host("HostError", describe(&error)))?;
         if !resend {
             self.keeper.forget(uid);
         }
-        Ok(status)
+        let noted = self.runs.write(&Record {
+            worker: process,
+            successions,
+            ..record.clone()
+        });
+        match noted {
+            Ok(()) => Ok(status),
+            Err(error) => Err(MountError::host(
+                NOT_NOTED,
+                format!(
+                    "another worker serves it and cannot be noted: {}; free some space there",
+                    describe(&error)
+                ),
+            )),
+        }
     }
 }

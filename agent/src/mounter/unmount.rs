@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,10 @@ impl Mounter {
         }
         if record.as_ref().is_none_or(|record| !record.worker.is_alive()) {
             self.keeper.forget(uid);
+        }
+        if let Some(unnoted) = record.clone() {
+            let mounter = Arc::clone(&self);
+            blocking(move || mounter.end_unnoted(&unnoted)).await?;
         }
         let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
         // Programs of others upload what is open when they are unmounted, and end then.
@@ -126,6 +131,9 @@ impl Mounter {
     /// Ends a run whoever uses it: files that are open fail from now on, and no mount without a program stays behind.
     pub fn give_up(&self, record: &Record) {
         self.keeper.forget(record.assignment_uid);
+        if let Err(error) = self.end_unnoted(record) {
+            tracing::error!(%error, "a program cannot be ended; end it by hand");
+        }
         if record.phase != Phase::Detached
             && let Err(error) = fuse::detach(&record.path)
         {
@@ -134,23 +142,44 @@ impl Mounter {
         record.worker.kill();
     }
 
-    /// Removes the keys of all foreign programs, also of mounts of which no record is left.
-    pub fn forget_all_keys(&self) {
+    /// Ends all programs that serve mounts, also those that no record names any more, since their assignment was mounted
+    /// anew while files were open; and removes the keys of all.
+    pub fn end_all(&self) {
+        // What is about to start finds no key.
+        self.over.store(true, Ordering::Release);
+        self.launcher.kill_all_units();
+        for (process, program) in Process::naming(self.runs.run_dir()) {
+            if self.programs.are_named(&program) {
+                process.end(EXIT_PATIENCE);
+            }
+        }
         self.keys().remove_all();
     }
 
     /// Removes a run of which nothing is left. A cache folder with files in it stays: they may be someone's bytes.
     pub fn forget(&self, uid: Uuid) {
         let record = self.runs.read(uid);
+        if let Some(Err(error)) = record.as_ref().map(|record| self.end_unnoted(record)) {
+            tracing::warn!(assignment = %uid, %error, "a run is not forgotten yet");
+            return;
+        }
         let cache_of = record.as_ref().map_or(uid, Record::cache_of);
         self.keeper.forget(uid);
-        if let Some(succession) = record.and_then(|record| record.succession) {
-            self.runs.remove_succession(&succession);
+        if let Some(succession) = record.as_ref().and_then(|record| record.succession.as_ref()) {
+            self.runs.remove_succession(succession);
         }
-        self.keys().remove(cache_of);
+        if let Some(record) = &record {
+            self.keys().remove(record.keys_of());
+        }
         self.runs.remove(uid);
+        self.sweep_keys();
         let cache = self.cache_dir.join(cache_of.to_string());
-        let _ = std::fs::remove_dir(cache.join("staging"));
+        let staging = cache.join("staging");
+        // One of each mount that there was.
+        for entry in std::fs::read_dir(&staging).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+        let _ = std::fs::remove_dir(staging);
         let _ = std::fs::remove_dir(cache);
     }
 }

@@ -120,6 +120,29 @@ impl Worker {
         self.begin(&ToWorker::Start { config }, descriptor)
     }
 
+    /// Asks whether it could go on with a mount that another worker serves.
+    pub fn prepare(&self, config: WorkerConfig) -> Result<(), WorkerError> {
+        self.connection.set_deadline(Some(START_TIMEOUT))?;
+        self.connection.send(&ToWorker::Prepare { config }, None)?;
+        let answer = self.connection.receive::<FromWorker>()?.0;
+        self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
+        match answer {
+            FromWorker::Prepared => Ok(()),
+            FromWorker::Failed {
+                reason,
+                remedy,
+                key_refused,
+            } => Err(WorkerError::Refused {
+                reason,
+                remedy,
+                key_refused,
+            }),
+            FromWorker::Hello { .. } | FromWorker::Started { .. } | FromWorker::Status(_) => {
+                Err(WorkerError::OutOfTurn)
+            }
+        }
+    }
+
     /// Hands the mount of a dead worker over; tells whether another worker can succeed this one.
     pub fn succeed(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
         self.begin(&ToWorker::Succeed { config }, descriptor)

@@ -84,14 +84,6 @@ impl MountTable {
         }
     }
 
-    /// Our mounts below `root`, each path once.
-    pub fn ours_below(&self, root: &Path) -> impl Iterator<Item = &MountEntry> {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.path != root && entry.path.starts_with(root))
-            .filter(|entry| matches!(self.top(&entry.path), Top::Ours(top) if std::ptr::eq(top, *entry)))
-    }
-
     /// Whether anything of this device is mounted.
     pub fn has_device(&self, device: &str) -> bool {
         self.entries.iter().any(|entry| entry.device == device)
@@ -174,19 +166,6 @@ garbage
         assert!(matches!(top("c"), Top::Foreign(_)));
         assert_eq!(top("d"), Top::Guard);
         assert_eq!(top("e"), Top::Nothing);
-    }
-
-    #[test]
-    fn our_mounts_are_found_below_the_root() {
-        let table = MountTable::parse(TEXT);
-        let paths: Vec<_> = table
-            .ours_below(Path::new("/mnt/mooring"))
-            .map(|entry| entry.path.clone())
-            .collect();
-        assert_eq!(
-            paths,
-            [Path::new("/mnt/mooring/ml/a"), Path::new("/mnt/mooring/ml/b")]
-        );
     }
 
     #[test]

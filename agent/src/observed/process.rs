@@ -1,7 +1,8 @@
 //! A process that is known by pid and start time, so that a pid given out again is not taken for it.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,6 +19,29 @@ pub struct Process {
 }
 
 impl Process {
+    /// Stands in a record for a program that is about to be started. Pid 0 is nobody's, so it never lives.
+    pub const NOBODY: Process = Process {
+        pid: 0,
+        start_time: 0,
+    };
+
+    /// All processes with `folder` or something in it on their command line, with the file that each one runs.
+    pub fn naming(folder: &Path) -> Vec<(Process, PathBuf)> {
+        let mut needle = folder.as_os_str().as_bytes().to_vec();
+        needle.push(b'/');
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter_map(|pid| {
+                let process = Process::of_pid(pid)?;
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                let names = line.windows(needle.len()).any(|part| part == needle);
+                let program = names.then(|| std::fs::read_link(format!("/proc/{pid}/exe")).ok());
+                // Judged last: what was read is of this very process.
+                Some((process, program??)).filter(|_| process.is_alive())
+            })
+            .collect()
+    }
+
     /// The process that has `pid` now; `None` when there is none, or only its zombie.
     pub fn of_pid(pid: u32) -> Option<Process> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -127,6 +151,42 @@ mod tests {
         assert_eq!(parse_start_time(stat), Some(4242));
         assert_eq!(parse_start_time(&stat.replace(" S ", " Z ")), None);
         assert_eq!(parse_start_time("7 (a)"), None);
+    }
+
+    #[test]
+    fn a_program_is_found_by_a_folder_on_its_command_line() {
+        let (folder, beside) = (Path::new("/nowhere/keys/1"), Path::new("/nowhere/keys/11"));
+        let mut child = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "sleep 60; true",
+                "-o",
+                "a=b,passwd_file=/nowhere/keys/1/passwd",
+            ])
+            .spawn()
+            .unwrap();
+        let process = Process::of_pid(child.id()).unwrap();
+        // Between fork and exec it is still this test.
+        while Process::naming(folder).is_empty() {
+            std::thread::yield_now();
+        }
+        let found = Process::naming(folder);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, process);
+        assert_eq!(
+            found[0].1,
+            std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap()
+        );
+        assert!(Process::naming(beside).is_empty());
+        process.kill();
+        child.wait().unwrap();
+        assert!(Process::naming(folder).is_empty());
+    }
+
+    #[test]
+    fn nobody_never_lives() {
+        assert!(!Process::NOBODY.is_alive() && Process::NOBODY.pidfd().is_none());
+        assert!(Process::NOBODY.end(Duration::ZERO));
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //! succeeded `next.sock`. Beside them, `succession` has a folder per mount for what a successor must know; it is not in
 //! the assignment's folder because that is renamed when another assignment takes the mount over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mooring_identity::files;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::backends::Foreign;
+use crate::facts;
 use crate::observed::process::Process;
 
 /// What a worker was told to serve. Two orders with the same value need no new mount, whatever else differs in them.
@@ -54,7 +56,7 @@ pub struct Record {
     pub phase: Phase,
     /// Where it is.
     pub path: PathBuf,
-    /// Who serves it.
+    /// Who serves it; [`Process::NOBODY`] while a program that mounts by itself is about to be started.
     pub worker: Process,
     /// Which key the worker has.
     pub secret_version: String,
@@ -82,6 +84,14 @@ pub struct Record {
     /// Where the worker keeps what a successor must know, unless it was started without.
     #[serde(default)]
     pub succession: Option<PathBuf>,
+    /// The unit in which a program that mounts by itself runs, noted before it is started: whoever finds nobody in
+    /// `worker` ends that, for it may have been started all the same.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// The folder in which such a program finds its key: one for each mount, since one that was mounted before may still
+    /// need its own.
+    #[serde(default)]
+    pub keys: Option<Uuid>,
     /// How often a worker of this mount was succeeded by another.
     #[serde(default)]
     pub successions: Successions,
@@ -114,6 +124,12 @@ impl Record {
         self.started_for.unwrap_or(self.assignment_uid)
     }
 
+    /// The name of the folder in which the program finds its key, if it is not our own.
+    pub fn keys_of(&self) -> Uuid {
+        // Agents that did not note it gave the folder the assignment's name.
+        self.keys.unwrap_or_else(|| self.cache_of())
+    }
+
     /// The record in the hands of the assignment that takes the mount over.
     fn taken_over(self) -> Record {
         Record {
@@ -141,22 +157,33 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct Runs {
     folder: PathBuf,
+    boot_id: String,
+    /// Records that could not be read, so that it is said once of each.
+    damaged: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Runs {
     /// Makes the folder. It may be entered by all, for the local socket; what is in it is private.
+    ///
+    /// Which boot this is is asked once, and for certain: records of another one are removed.
     pub fn open(folder: &Path) -> io::Result<Runs> {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        if !folder.is_dir() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
-                .create(folder)?;
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
+        let boot_id = facts::boot_id();
+        if boot_id.is_empty() {
+            return Err(io::Error::other(
+                "/proc/sys/kernel/random/boot_id cannot be read, so nobody knows what is of this boot; is /proc mounted?",
+            ));
         }
+        make(folder)?;
         Ok(Runs {
             folder: folder.to_owned(),
+            boot_id,
+            damaged: Arc::default(),
         })
+    }
+
+    /// The kernel's id of this boot.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     /// Below it lies everything that is of this boot alone.
@@ -218,7 +245,7 @@ impl Runs {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Someone has tidied up too well. The mounts go on; their workers cannot be asked any more.
-                Runs::open(&self.folder)?;
+                make(&self.folder)?;
                 return Ok(records);
             }
             Err(error) => return Err(error),
@@ -246,7 +273,7 @@ impl Runs {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a record cannot be read; ignored");
+                self.damaged(path, &format!("cannot be read ({error})"));
                 return None;
             }
         };
@@ -255,13 +282,23 @@ impl Runs {
             // An agent was killed between the two halves of a take-over.
             Ok(record) if record.taken_over_by == Some(uid) => Some(record.taken_over()),
             Ok(_) => {
-                tracing::warn!(path = %path.display(), "a record lies in another assignment's folder; ignored");
+                self.damaged(path, "lies in another assignment's folder");
                 None
             }
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a record cannot be understood; ignored");
+                self.damaged(path, &format!("cannot be understood ({error})"));
                 None
             }
+        }
+    }
+
+    /// Says so once: it is looked for at every round.
+    fn damaged(&self, path: PathBuf, what: &str) {
+        // Nothing panics while it is held, and a set is whole at any moment.
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.insert(path.clone()) {
+            tracing::warn!(path = %path.display(),
+                "a record {what}; its mount is known from the kernel alone until it is made anew");
         }
     }
 
@@ -302,17 +339,32 @@ impl Runs {
     }
 
     /// Keeps a worker's log below its bound: the last part goes aside, and the worker, which appends, goes on in an
-    /// empty file.
+    /// empty file. Without room for that part it is given up, for it is what takes the room.
     pub fn bound_log(&self, uid: Uuid) {
         let path = self.log(uid);
         if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
-            let bounded = std::fs::copy(&path, old_log(&path))
-                .and_then(|_| std::fs::File::options().write(true).open(&path)?.set_len(0));
-            if let Err(error) = bounded {
+            if let Err(error) = std::fs::copy(&path, old_log(&path)) {
+                remove_file(&old_log(&path));
+                tracing::warn!(path = %path.display(), %error, "there is no room for the last part of a worker's log");
+            }
+            let file = std::fs::File::options().write(true).open(&path);
+            if let Err(error) = file.and_then(|file| file.set_len(0)) {
                 tracing::warn!(path = %path.display(), %error, "a worker's log cannot be bounded");
             }
         }
     }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))
 }
 
 const RECORD: &str = "record.json";
@@ -350,10 +402,10 @@ fn remove_file(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn record() -> Record {
+    pub(crate) fn record() -> Record {
         Record {
             assignment_uid: Uuid::from_u128(1),
             generation: 2,
@@ -375,6 +427,8 @@ mod tests {
             started_for: None,
             taken_over_by: None,
             succession: None,
+            unit: None,
+            keys: None,
             successions: Successions::default(),
             mount_time: Some(OffsetDateTime::UNIX_EPOCH),
         }
@@ -404,6 +458,8 @@ mod tests {
             "started_for",
             "taken_over_by",
             "succession",
+            "unit",
+            "keys",
             "successions",
         ] {
             json.as_object_mut().unwrap().remove(field);
@@ -434,7 +490,11 @@ mod tests {
         let damaged = runs.folder(Uuid::from_u128(2));
         std::fs::create_dir(&damaged).unwrap();
         std::fs::write(damaged.join(RECORD), "{").unwrap();
-        assert_eq!(runs.read_all().unwrap().len(), 1);
+        for _ in 0..3 {
+            assert_eq!(runs.read_all().unwrap().len(), 1);
+            // It is looked for every few seconds, and said once.
+            assert_eq!(runs.damaged.lock().unwrap().len(), 1);
+        }
     }
 
     #[test]
@@ -449,6 +509,14 @@ mod tests {
             .unwrap();
         runs.bound_log(uid);
         assert_eq!(std::fs::metadata(runs.log(uid)).unwrap().len(), 0);
+        // Also where its last part finds no room: a folder stands in for that.
+        std::fs::remove_file(old_log(&runs.log(uid))).unwrap();
+        std::fs::create_dir(old_log(&runs.log(uid))).unwrap();
+        let log = std::fs::File::options().write(true).open(runs.log(uid));
+        log.unwrap().set_len(LOG_BYTES_MAX + 1).unwrap();
+        runs.bound_log(uid);
+        assert_eq!(std::fs::metadata(runs.log(uid)).unwrap().len(), 0);
+        std::fs::remove_dir(old_log(&runs.log(uid))).unwrap();
         runs.remove(uid);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -79,6 +79,8 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
         started_for: None,
         taken_over_by: None,
         succession: None,
+        unit: None,
+        keys: None,
         successions: Default::default(),
         mount_time: None,
     };
@@ -454,4 +456,56 @@ fn an_orphan_is_mounted_after_a_reboot_but_not_after_a_person_has_unmounted_it()
             "{mountinfo}"
         );
     }
+}
+
+#[test]
+fn a_dead_mount_that_cannot_be_made_anew_is_cleared_away_and_one_that_can_is_started() {
+    let unusable = || {
+        let mut assignment = assignment(1, "a");
+        assignment.spec.as_mut().unwrap().backend = 99;
+        desired(&[assignment])
+    };
+    let keyless = || {
+        let mut assignment = assignment(1, "a");
+        assignment.credential = None;
+        desired(&[assignment])
+    };
+    let found = |alive| ObservedSet::of(&mounted(&["a"]), vec![run(1, "a", alive, |_| {})]);
+    let clear = [Action::Clear.on(uid(1))];
+    for (what, want) in [
+        ("no key", keyless()),
+        ("an order of a newer catalog", unusable()),
+        ("nobody orders it", DesiredSet::default()),
+    ] {
+        assert_eq!(steps(&want, &found(false)), clear, "{what}");
+        assert_eq!(steps(&want, &found(true)), [], "{what}, and it serves");
+    }
+    assert_eq!(
+        steps(&desired(&[assignment(1, "a")]), &found(false)),
+        [Action::Start.on(uid(1))]
+    );
+    let offline = Memory {
+        offline: true,
+        ..Memory::default()
+    };
+    let want = desired(&[assignment(1, "a")]);
+    assert_eq!(
+        plan(&want, &found(false), &offline, Path::new(ROOT), Instant::now()).steps,
+        clear,
+        "nothing is started without the catalog"
+    );
+    assert_eq!(
+        steps(&removing(1, DesiredSet::default()), &found(false)),
+        [Action::Stop.on(uid(1))]
+    );
+    // What is cleared away is not started again, and not forgotten while it is ordered.
+    let cleared = ObservedSet::of(
+        "",
+        vec![run(1, "a", false, |record| record.phase = Phase::Launching)],
+    );
+    assert_eq!(steps(&keyless(), &cleared), []);
+    assert_eq!(
+        steps(&DesiredSet::default(), &cleared),
+        [Action::Sweep.on(uid(1))]
+    );
 }

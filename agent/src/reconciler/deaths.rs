@@ -20,27 +20,33 @@ const SUCCESSIONS_IN_A_ROW_MAX: u32 = 5;
 
 impl Reconciler {
     /// A worker that dies again and again is started less and less often, and on the same mount only a few times: what it
-    /// dies of may be a request that every successor gets again.
+    /// dies of may be a request that every successor gets again. Each one is counted once, whoever told of its end.
     pub(super) fn note_deaths(&mut self, observed: &ObservedSet, now: Instant) {
+        self.counted.retain(|uid, worker| {
+            let record = observed.record(*uid);
+            record.is_some_and(|record| record.worker == *worker)
+        });
         for run in observed.runs() {
             let record = &run.record;
             let uid = record.assignment_uid;
-            let dead = matches!(observed.seen(uid, &record.path), Seen::Dead(_));
-            if self.ended.remove(&record.worker) && dead && !self.running.contains_key(&uid) {
-                let log = self.mounter.runs.log(uid);
-                let words = self.mounter.last_words(uid);
-                let kept = self.mounter.keeper.holds(uid);
-                let deaths = self.troubles.died(uid, words, kept, now, self.clock.jitter());
-                tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
-                    log = %log.display(), kept, deaths, "a mount's worker has died");
-                if kept && deaths > SUCCESSIONS_IN_A_ROW_MAX {
-                    tracing::warn!(assignment = %uid, path = %record.path.display(),
-                        "its workers die one after the other; it is mounted anew");
-                    self.mounter.keeper.forget(uid);
-                }
+            let dead =
+                record.phase == Phase::Mounted && matches!(observed.seen(uid, &record.path), Seen::Dead(_));
+            if !dead || self.running.contains_key(&uid) || self.counted.contains_key(&uid) {
+                continue;
+            }
+            self.counted.insert(uid, record.worker);
+            let log = self.mounter.runs.log(uid);
+            let words = self.mounter.last_words(uid);
+            let kept = self.mounter.keeper.holds(uid);
+            let deaths = self.troubles.died(uid, words, kept, now, self.clock.jitter());
+            tracing::warn!(assignment = %uid, path = %record.path.display(), pid = record.worker.pid,
+                log = %log.display(), kept, deaths, "a mount's worker has died");
+            if kept && deaths > SUCCESSIONS_IN_A_ROW_MAX {
+                tracing::warn!(assignment = %uid, path = %record.path.display(),
+                    "its workers die one after the other; it is mounted anew");
+                self.mounter.keeper.forget(uid);
             }
         }
-        self.ended.clear();
     }
 
     /// A dead worker's mount that nobody can go on with ends here: otherwise every access to it would wait for ever.
@@ -59,7 +65,16 @@ impl Reconciler {
     }
 
     /// Mounts that do well and whose worker runs another program than the installed one.
+    /// After a failure only the one that has met it, until another program is installed or the agent is told to look: a
+    /// program that does not work shall not meet them all.
     pub(super) fn outdated(&mut self, observed: &ObservedSet) -> BTreeSet<Uuid> {
+        if self
+            .refused
+            .take_if(|(_, program)| *program != observed.installed())
+            .is_some()
+        {
+            self.upgrading = true;
+        }
         if !self.upgrading {
             return BTreeSet::new();
         }
@@ -87,6 +102,8 @@ impl Reconciler {
                         .is_ok_and(|status| status.store_error.is_none())
             })
         };
-        outdated.into_iter().filter(well).collect()
+        let refused = self.refused.map(|(uid, _)| uid);
+        let tried = |uid: &Uuid| refused.is_none_or(|refused| refused == *uid);
+        outdated.into_iter().filter(well).filter(tried).collect()
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mooring_control::WorkerStatus;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::blocking::blocking;
 use crate::desired::{About, DesiredSet, Order, Removal, Spec};
 use crate::ledger::{Ledger, LedgerError};
-use crate::mounter::{Cause, MountError, Mounter, Stopped};
+use crate::mounter::{CALLED_OFF, Cause, MountError, Mounter, Stopped};
 use crate::observed::ObservedSet;
 use crate::observed::record::Record;
 use crate::plan::{self, Action, Step};
@@ -90,6 +91,7 @@ impl Work {
             | Action::Finish
             | Action::Supersede
             | Action::Sweep
+            | Action::Clear
             | Action::SetCredential
             | Action::Succeed
             | Action::Upgrade => recorded,
@@ -104,6 +106,7 @@ impl Work {
                 | Action::Finish
                 | Action::Supersede
                 | Action::Sweep
+                | Action::Clear
                 | Action::Restart
                 | Action::Relabel
                 | Action::SetCredential
@@ -119,14 +122,25 @@ impl Work {
         }
     }
 
-    /// Does it.
+    /// Does it, when it has its turn if it must wait for one.
     pub(super) async fn run(
         self,
         mounter: Arc<Mounter>,
         ledger: Arc<Ledger>,
+        turn: Option<Arc<Semaphore>>,
         cancel: CancellationToken,
     ) -> Done {
         let Step { uid, action } = self.step;
+        let _permit = match &turn {
+            None => None,
+            Some(turn) => tokio::select! {
+                permit = turn.acquire() => permit.ok(), // cancel-safe per tokio's docs, and nobody waits in it afterwards
+                () = cancel.cancelled() => {
+                    let outcome = Ok(Outcome::Nothing);
+                    return Done { uid, outcome };
+                }
+            },
+        };
         let outcome = match action {
             Action::Stop => self.stop(mounter, ledger, cancel).await,
             Action::Finish => strike(ledger, uid, self.removal.reason).await,
@@ -134,6 +148,16 @@ impl Work {
                 blocking(move || {
                     mounter.forget(uid);
                     Ok(Outcome::Nothing)
+                })
+                .await
+            }
+            Action::Clear => {
+                blocking(move || {
+                    let cleared = self
+                        .record
+                        .as_ref()
+                        .map_or(Ok(()), |record| mounter.clear_dead(record));
+                    cleared.map(|()| Outcome::Nothing)
                 })
                 .await
             }
@@ -156,34 +180,46 @@ impl Work {
                     let record = self.record.as_ref();
                     with_spec(self.order.as_ref(), |about, spec| {
                         record.map_or(Ok(Outcome::Nothing), |record| {
-                            mounter.set_credential(about, record, spec).map(Outcome::Serves)
+                            mounter
+                                .set_credential(about, record, spec, &cancel)
+                                .map(Outcome::Serves)
                         })
                     })
                 })
                 .await
             }
-            Action::Succeed => self.succeed(mounter, Cause::Death).await,
-            Action::Upgrade => self.succeed(mounter, Cause::Upgrade).await,
+            Action::Succeed => self.succeed(mounter, Cause::Death, cancel).await,
+            Action::Upgrade => self.succeed(mounter, Cause::Upgrade, cancel).await,
             Action::Start => {
                 blocking(move || {
                     with_spec(self.order.as_ref(), |about, spec| {
                         mounter
-                            .start(about, spec, self.record.as_ref())
+                            .start(about, spec, self.record.as_ref(), &cancel)
                             .map(Outcome::Serves)
                     })
                 })
                 .await
             }
         };
+        let outcome = match outcome {
+            // Whoever has called it off knows.
+            Err(error) if error.reason() == CALLED_OFF => Ok(Outcome::Nothing),
+            outcome => outcome,
+        };
         Done { uid, outcome }
     }
 
-    async fn succeed(self, mounter: Arc<Mounter>, cause: Cause) -> Result<Outcome, MountError> {
+    async fn succeed(
+        self,
+        mounter: Arc<Mounter>,
+        cause: Cause,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, MountError> {
         blocking(move || {
             let record = self.record.as_ref();
             with_spec(self.order.as_ref(), |_, spec| {
                 record.map_or(Ok(Outcome::Nothing), |record| {
-                    let status = mounter.succeed(spec, record, cause)?;
+                    let status = mounter.succeed(spec, record, cause, &cancel)?;
                     Ok(Outcome::Succeeded { cause, status })
                 })
             })
@@ -257,14 +293,21 @@ impl Work {
         preflight(&mounter, self.order.as_ref(), &old_path).await?;
         let keep_place = old_path == self.path;
         let stopping = Arc::clone(&mounter);
-        let stopped = stopping.stop(uid, &old_path, Some(record), RESTART_GRACE, keep_place, cancel);
+        let stopped = stopping.stop(
+            uid,
+            &old_path,
+            Some(record),
+            RESTART_GRACE,
+            keep_place,
+            cancel.clone(),
+        );
         if stopped.await? == Stopped::Interrupted {
             return Ok(Outcome::Nothing);
         }
         let order = self.order;
         blocking(move || {
             with_spec(order.as_ref(), |about, spec| {
-                mounter.start(about, spec, None).map(Outcome::Serves)
+                mounter.start(about, spec, None, &cancel).map(Outcome::Serves)
             })
         })
         .await

@@ -163,10 +163,16 @@ fn mounted(facts: &Facts<'_>) -> Finding {
         }
         (Seen::Dead(_), _) => match (facts.crash_loop, &facts.succession) {
             (Some(crash_loop), _) => no("CrashLoop", crash_loop_message(crash_loop)),
-            (None, Succession::Possible) => no(
-                "WorkerDied",
-                "the mount's worker has died; another one goes on with the mount, and whoever uses it waits",
-            ),
+            (None, Succession::Possible) => match facts.failure {
+                None => no(
+                    "WorkerDied",
+                    "the mount's worker has died; another one goes on with the mount, and whoever uses it waits",
+                ),
+                Some(error) => no(
+                    "WorkerDied",
+                    format!("the mount's worker has died; this is tried again: {error}"),
+                ),
+            },
             (None, Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_)) => {
                 match facts.failure {
                     None => no("WorkerDied", "the mount's worker has died; it is mounted anew"),

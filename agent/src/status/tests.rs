@@ -53,6 +53,8 @@ fn record() -> Record {
         started_for: None,
         taken_over_by: None,
         succession: None,
+        unit: None,
+        keys: None,
         successions: Default::default(),
         mount_time: Some(OffsetDateTime::UNIX_EPOCH),
     }

@@ -10,8 +10,9 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::super::MountError;
-use super::keys::Keys;
-use super::{METADATA_TTL_SECONDS, Order, plain};
+use super::METADATA_TTL_SECONDS;
+use super::keys::{KeyFiles, Keys};
+use super::order::{Order, plain};
 
 /// The configuration that GeeseFS reads once.
 const CONFIG: &str = "aws.conf";
@@ -79,15 +80,17 @@ pub(super) fn arguments(order: &Order<'_>, keys: &Keys) -> Result<Vec<OsString>,
     Ok(arguments)
 }
 
-/// Puts the key where the credential process finds it, and says how to ask.
-pub(super) fn give_key(keys: &Keys, mount: Uuid, credential: &Credential) -> Result<(), MountError> {
+/// The key, where the credential process finds it, and how to ask.
+pub(super) fn key_files(keys: &Keys, mount: Uuid, credential: &Credential) -> Result<KeyFiles, MountError> {
     let key = keys.path(mount, KEY);
     let config = format!(
         "[default]\ncredential_process = sed \"s/@EXPIRES@/$(date -u -d '+{KEY_SECONDS} seconds' +%Y-%m-%dT%H:%M:%SZ)/\" {}\n",
         plain(&key)?
     );
-    keys.write(mount, KEY, &key_file(credential))?;
-    keys.write(mount, CONFIG, config.as_bytes())
+    Ok(vec![
+        (KEY, key_file(credential)),
+        (CONFIG, Zeroizing::new(config.into_bytes())),
+    ])
 }
 
 fn key_file(credential: &Credential) -> Zeroizing<Vec<u8>> {

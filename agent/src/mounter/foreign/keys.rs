@@ -1,17 +1,22 @@
 //! Where foreign programs read their keys: one private folder per mount on a file system in memory, never the command
-//! line, never the environment, never a disk.
+//! line, never the environment, never a disk. One that still uploads after its mount has gone keeps its own, whatever the
+//! next mount of the same assignment is given.
 //!
-//! Invariant: what lies here belongs to a mount whose program may still run; whoever forgets the run removes it.
+//! Invariant: what lies here belongs to a mount whose program may still run; whoever forgets the run removes it, and what
+//! no record names is swept when no program names it either.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use mooring_identity::files;
 use rustix::mount::MountFlags;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::super::MountError;
-use super::super::native::describe;
+use super::super::native::{EXIT_PATIENCE, describe};
+use crate::observed::process::Process;
 
 /// File system types of statfs(2) that live in memory.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -19,6 +24,9 @@ const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
 /// Two small files for each mount: room for thousands.
 const OPTIONS: &str = "size=16m,mode=0700";
+
+/// What a program reads its key from: files by name.
+pub(super) type KeyFiles = Vec<(&'static str, Zeroizing<Vec<u8>>)>;
 
 /// The folders of all mounts.
 #[derive(Clone, Debug)]
@@ -40,12 +48,15 @@ impl Keys {
         self.folder.join(mount.to_string()).join(name)
     }
 
-    /// Replaces one file.
-    pub(super) fn write(&self, mount: Uuid, name: &str, content: &[u8]) -> Result<(), MountError> {
+    /// Gives the program of a mount its key, each file whole.
+    pub(super) fn write(&self, mount: Uuid, contents: &KeyFiles) -> Result<(), MountError> {
         let failed = |error: mooring_identity::Error| MountError::host("HostError", describe(&error));
         self.prepare()?;
         files::create_private_directory(&self.folder.join(mount.to_string())).map_err(failed)?;
-        files::write_atomic(&self.path(mount, name), content, files::PRIVATE).map_err(failed)
+        for (name, content) in contents {
+            files::write_atomic(&self.path(mount, name), content, files::PRIVATE).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Forgets the key of a mount that has ended, if it had one here.
@@ -61,14 +72,31 @@ impl Keys {
         let _ = std::fs::remove_dir(folder);
     }
 
-    /// Forgets the keys of all mounts, also of those that nobody remembers.
-    pub(in crate::mounter) fn remove_all(&self) {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for entry in entries {
-            if let Some(mount) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+    /// Forgets the keys of mounts that are not among `named`, unless a program still reads them there.
+    pub(in crate::mounter) fn sweep(&self, named: &BTreeSet<Uuid>) {
+        for mount in self.mounts().filter(|mount| !named.contains(mount)) {
+            if Process::naming(&self.folder.join(mount.to_string())).is_empty() {
                 self.remove(mount);
             }
         }
+    }
+
+    /// Kills the programs that read the key of a mount; tells whether they have ended.
+    pub(in crate::mounter) fn end_readers(&self, mount: Uuid) -> bool {
+        let readers = Process::naming(&self.folder.join(mount.to_string()));
+        readers.into_iter().all(|(reader, _)| reader.end(EXIT_PATIENCE))
+    }
+
+    /// Forgets the keys of all mounts, also of those that nobody remembers.
+    pub(in crate::mounter) fn remove_all(&self) {
+        for mount in self.mounts() {
+            self.remove(mount);
+        }
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = Uuid> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
     }
 
     fn prepare(&self) -> Result<(), MountError> {

@@ -5,12 +5,12 @@
 use std::ffi::OsString;
 
 use mooring_control::Credential;
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::super::MountError;
-use super::keys::Keys;
-use super::{Failed, METADATA_TTL_SECONDS, Order, plain};
+use super::keys::{KeyFiles, Keys};
+use super::order::{Order, plain};
+use super::{Failed, METADATA_TTL_SECONDS};
 
 /// `ID:SECRET`, one line.
 const KEY: &str = "passwd";
@@ -84,8 +84,8 @@ pub(super) fn arguments(order: &Order<'_>, keys: &Keys) -> Result<Vec<OsString>,
     ])
 }
 
-/// Writes the file that s3fs reads when it starts.
-pub(super) fn give_key(keys: &Keys, mount: Uuid, credential: &Credential) -> Result<(), MountError> {
+/// The file that s3fs reads when it starts.
+pub(super) fn key_files(credential: &Credential) -> Result<KeyFiles, MountError> {
     let id = credential.access_key_id.as_str();
     let secret = credential.secret_access_key.expose();
     let good =
@@ -98,8 +98,10 @@ pub(super) fn give_key(keys: &Keys, mount: Uuid, credential: &Credential) -> Res
                 .to_owned(),
         });
     }
-    let line = Zeroizing::new(format!("{id}:{secret}\n"));
-    keys.write(mount, KEY, line.as_bytes())
+    Ok(vec![(
+        KEY,
+        Zeroizing::new(format!("{id}:{secret}\n").into_bytes()),
+    )])
 }
 
 /// What s3fs says of the store before it gives up. Text is all that it tells; its exit status is 0.

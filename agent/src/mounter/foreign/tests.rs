@@ -2,6 +2,7 @@
 
 use mooring_control::{EndpointRules, Secret};
 
+use super::order::plain;
 use super::*;
 
 fn serving(change: impl FnOnce(&mut Serving)) -> Serving {
@@ -41,6 +42,7 @@ fn told(program: Foreign, serving: &Serving) -> Result<String, MountError> {
         7,
         Path::new("/mnt/mooring/ml/data"),
         Path::new("/var/cache/mooring/1"),
+        Uuid::from_u128(1),
     )?;
     let arguments = match program {
         Foreign::Geesefs => geesefs::arguments(&order, &keys),
@@ -150,7 +152,6 @@ fn folders_with_characters_that_mean_something_are_refused() {
 
 #[test]
 fn a_key_that_s3fs_would_misread_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
     for (id, secret) in [
         ("AK", "a:b"),
         ("A:K", "s"),
@@ -162,8 +163,7 @@ fn a_key_that_s3fs_would_misread_is_refused() {
             access_key_id: id.to_owned(),
             secret_access_key: Secret::new(secret.to_owned()),
         };
-        let keys = Keys::below(dir.path());
-        let refused = s3fs::give_key(&keys, Uuid::from_u128(1), &credential).unwrap_err();
+        let refused = s3fs::key_files(&credential).unwrap_err();
         assert_eq!(refused.reason(), "KeyUnusable");
     }
 }
@@ -183,4 +183,34 @@ fn what_s3fs_says_of_the_store_is_understood() {
     ));
     assert!(matches!(failed("unable to connect"), Some(Failed::StoreAway)));
     assert!(s3fs::failure("[INF] s3fs.cpp:s3fs_init(3382): init\n").is_none());
+}
+
+#[test]
+fn keys_that_no_record_names_go_when_no_program_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("keys");
+    let [named, read, left] = [1, 2, 3].map(Uuid::from_u128);
+    for mount in [named, read, left] {
+        std::fs::create_dir_all(folder.join(mount.to_string())).unwrap();
+        std::fs::write(folder.join(mount.to_string()).join("passwd"), "AK:S").unwrap();
+    }
+    let keys = Keys::below(dir.path());
+    let mut program = std::process::Command::new("sh")
+        .args(["-c", "sleep 60; true"])
+        .arg(format!("passwd_file={}/{read}/passwd", folder.display()))
+        .spawn()
+        .unwrap();
+    while Process::naming(&folder.join(read.to_string())).is_empty() {
+        std::thread::yield_now();
+    }
+    let there = || {
+        let mounts = [named, read, left];
+        mounts.map(|mount| folder.join(mount.to_string()).exists())
+    };
+    keys.sweep(&[named].into());
+    assert_eq!(there(), [true, true, false]);
+    assert!(keys.end_readers(read));
+    program.wait().ok();
+    keys.sweep(&[named].into());
+    assert_eq!(there(), [true, false, false]);
 }
