@@ -164,16 +164,14 @@ impl Catalog {
         if let Some(ban) = self.ban_statement(&host)? {
             return Ok(Answered::Banned(ban));
         }
-        let writing = self.write().await?;
-        let host = host_of(&writing, identity).await?;
-        // Somebody may have banned it while this waited for its turn to write.
-        if let Some(ban) = self.ban_statement(&host)? {
-            return Ok(Answered::Banned(ban));
-        }
-        let (_, issued) = self.certify(&writing, host, csr_pem).await?;
-        // Twice a day for every host: noted with the host, but no mutation that anybody made.
-        writing.commit_unrecorded().await?;
-        Ok(Answered::Issued(issued))
+        let issued = self.host_certificate(host.meta.uid, csr_pem, self.clock.now())?;
+        // Twice a day for every host: noted with the host, together with what others say, but no mutation that anybody
+        // made. Somebody may have banned it while this waited for its turn to write: nobody gets the certificate then.
+        let host = self.note_certificate(identity, issued.not_after).await?;
+        Ok(match self.ban_statement(&host)? {
+            Some(ban) => Answered::Banned(ban),
+            None => Answered::Issued(issued),
+        })
     }
 
     pub(super) async fn certify(
@@ -182,15 +180,17 @@ impl Catalog {
         mut host: Host,
         csr_pem: &str,
     ) -> Result<(Host, Issued), Error> {
-        let life = self.settings.certificate_lifetime;
-        let principal = Principal::Host(host.meta.uid);
-        let issued = self
-            .authority
-            .issue(csr_pem, principal, life, writing.now())
-            .map_err(Error::internal)?;
+        let issued = self.host_certificate(host.meta.uid, csr_pem, writing.now())?;
         host.certificate_expire_time = issued.not_after;
         store::host::update(writing, &host).await?;
         Ok((host, issued))
+    }
+
+    fn host_certificate(&self, host_uid: Uuid, csr_pem: &str, now: OffsetDateTime) -> Result<Issued, Error> {
+        let life = self.settings.certificate_lifetime;
+        self.authority
+            .issue(csr_pem, Principal::Host(host_uid), life, now)
+            .map_err(Error::internal)
     }
 }
 

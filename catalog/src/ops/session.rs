@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use mooring_identity::Clock;
+use time::OffsetDateTime;
 use tokio::sync::SemaphorePermit;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use super::enrollment::host_of;
 use crate::domain::Error;
 use crate::domain::activation::MountState;
 use crate::domain::audit::{Change, EventKind};
-use crate::domain::host::{HostFacts, heartbeat_interval};
+use crate::domain::host::{Host, HostFacts, heartbeat_interval};
 use crate::domain::mount::{ObservedMount, ReportedAt};
 use crate::policy::Identity;
 use crate::store::realm::Realm;
@@ -199,11 +200,21 @@ impl Catalog {
         at: ReportedAt,
     ) -> Result<(), Error> {
         self.streams.heard(identity.uid, self.clock.now());
-        let Outcome { is_owed } = self.intake.take(identity, Words::Report(reported, at)).await?;
+        let Outcome { is_owed, host: _ } = self.intake.take(identity, Words::Report(reported, at)).await?;
         if is_owed {
             self.catch_up(identity.uid).await?;
         }
         Ok(())
+    }
+
+    /// Notes until when a host's certificate lasts, unless the host is banned. Answers the host.
+    pub(super) async fn note_certificate(
+        &self,
+        identity: &Identity,
+        not_after: OffsetDateTime,
+    ) -> Result<Host, Error> {
+        let noted = self.intake.take(identity, Words::Certified(not_after)).await?;
+        Ok(noted.host)
     }
 
     /// A consistent view for one host. Only so many at a time: when all hosts look at once, people still find connections

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mooring_identity::Clock;
+use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -25,6 +26,8 @@ use crate::store::{self, Store, Writing};
 pub(super) enum Words {
     /// What its machine is.
     Facts(HostFacts),
+    /// It has shown the key for a certificate that lasts until then; not noted of a banned host.
+    Certified(OffsetDateTime),
     /// What it holds and nobody lists.
     Orphans(Vec<ObservedMount>),
     /// What it observes.
@@ -32,8 +35,10 @@ pub(super) enum Words {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Outcome {
+    /// The host, as it was before.
+    pub(super) host: Host,
     /// The host has carried out a removal, and now lacks something that its pool was given.
     pub(super) is_owed: bool,
 }
@@ -60,7 +65,7 @@ impl Want for Entry {
 
     fn rows(&self) -> usize {
         match &self.words {
-            Words::Facts(_) => 1,
+            Words::Facts(_) | Words::Certified(_) => 1,
             Words::Orphans(mounts) | Words::Report(mounts, _) => 1 + mounts.len(),
         }
     }
@@ -122,8 +127,10 @@ impl Intake {
                     let alone = [entry];
                     let writing = self.store.write(self.clock.now()).await;
                     let outcome = try_to_write(writing, &alone).await;
-                    let outcome =
-                        outcome.and_then(|mut outcomes| outcomes.pop().unwrap_or(Ok(Outcome::default())));
+                    let outcome = outcome.and_then(|mut outcomes| {
+                        let outcome = outcomes.pop();
+                        outcome.unwrap_or_else(|| Err(Error::internal("what a host says has no outcome")))
+                    });
                     let [entry] = alone;
                     let _ = entry.answer.send(outcome);
                 }
@@ -177,6 +184,7 @@ async fn try_to_write(
             let left = mounts.ordered(host.meta.uid).iter();
             let left = left.filter(|assignment| !effect.carried_out.contains(&assignment.uid));
             Outcome {
+                host: host.clone(),
                 is_owed: !effect.carried_out.is_empty() && given.is_lacked_by(host, left),
             }
         }));
@@ -211,6 +219,14 @@ async fn put(
                 is_change_of_state,
                 ..Effect::default()
             })
+        }
+        Words::Certified(not_after) => {
+            if host.ban.is_none() {
+                let mut host = host.clone();
+                host.certificate_expire_time = *not_after;
+                store::host::update(writing, &host).await?;
+            }
+            Ok(Effect::default())
         }
         Words::Orphans(orphans) => {
             orphans.iter().cloned().for_each(&mut add);
