@@ -137,6 +137,8 @@ pub struct FolderHandle {
 pub struct View {
     /// Entries that come first, with the position after each, ascending.
     head: Vec<(FileName, Entry, u64)>,
+    /// Positions below this cannot be read on from: the entries there were given out by a dead worker.
+    begins_at: u64,
     /// The position at which those of the source begin.
     tail_from: u64,
     snapshot: Snapshot,
@@ -283,8 +285,8 @@ impl FolderHandle {
         }
         let current = self.view.lock().clone();
         match current {
-            Some(current) => Ok(current),
-            None => self.go_on(namespace).await,
+            Some(current) if current.begins_at <= position => Ok(current),
+            earlier => self.go_on(namespace, earlier, position).await,
         }
     }
 
@@ -294,6 +296,7 @@ impl FolderHandle {
         let head = numbered(std::mem::take(&mut snapshot.head));
         self.note_begun();
         Ok(Arc::clone(self.view.lock().insert(Arc::new(View {
+            begins_at: 0,
             tail_from: head.len() as u64,
             head,
             snapshot,

@@ -74,7 +74,7 @@ pub enum Answer {
 }
 
 /// Where a directory handle takes its entries from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Source {
     /// A finished listing.
     Run(Listing),

@@ -56,8 +56,8 @@ impl Filesystem {
         }
         if let Some(opened) = self.opened_earlier(attempt) {
             let handle = self.handles.file(opened.handle)?;
-            if truncate {
-                // Nobody was told that it is open, so nothing can have been written through it.
+            if truncate && !handle.wrote() {
+                // Else it was done, and somebody else may have written since.
                 self.truncate(&handle, 0)?;
             }
             return Ok(opened);
@@ -112,7 +112,7 @@ impl Filesystem {
     ) -> Result<(Found, Opened), FsError> {
         if let Some(opened) = self.opened_earlier(attempt) {
             let handle = self.handles.file(opened.handle)?;
-            if existing == Existing::Truncate {
+            if existing == Existing::Truncate && !handle.wrote() {
                 self.truncate(&handle, 0)?;
             }
             return Ok((self.found(handle.ino)?, opened));

@@ -1,23 +1,24 @@
 //! Open files and folders to records and back.
 //!
-//! A folder that a dead worker had listed in part is listed again; what was given out counts as given out, in the
-//! order and at the positions that the kernel knows, and what is new to the listing follows. So nothing is given
-//! out twice, nor left out.
+//! A folder that a dead worker had listed in part is listed again, and read while it is; what was given out counts as
+//! given out, at the positions that the kernel knows, and what else the listing finds follows. So nothing is given out
+//! twice, nor left out. Of what was given out only that is looked up again which the kernel asks for again: a reply
+//! that it did not get, or where a program goes back to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Instant;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use super::{Access, FileHandle, FolderHandle, HandleId, Handles, Opening, Pinned, View};
 use crate::clock;
 use crate::error::FsError;
-use crate::namespace::directory::{Listing, Snapshot};
+use crate::namespace::directory::Snapshot;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::FileName;
-use crate::namespace::runs::{Entry, Run};
+use crate::namespace::runs::Entry;
 use crate::namespace::{Namespace, Source};
 use crate::reader::Reader;
 use crate::store::{ETag, Key};
@@ -25,8 +26,8 @@ use crate::succession::record::{self, Record};
 use crate::succession::table::OpenFile;
 use crate::succession::{Inheritance, Recorder};
 
-/// Entries taken from a listing at a time.
-const STEP_ENTRIES: usize = 4096;
+/// Names that are asked for at the same time.
+const QUESTIONS_IN_FLIGHT: usize = 16;
 
 /// Names that a dead worker has given out, each with the position after it, ascending.
 pub(super) type Given = Vec<(FileName, u64)>;
@@ -166,56 +167,152 @@ impl FolderHandle {
         }
     }
 
-    /// The view of somebody who had read a part from the dead worker.
-    pub(super) async fn go_on(&self, namespace: &Arc<Namespace>) -> Result<Arc<View>, FsError> {
+    /// The view of somebody who had read a part from the dead worker, from a position on; `earlier` is the one that
+    /// does not go back so far.
+    pub(super) async fn go_on(
+        &self,
+        namespace: &Arc<Namespace>,
+        mut earlier: Option<Arc<View>>,
+        position: u64,
+    ) -> Result<Arc<View>, FsError> {
         let given = self.given.lock().clone().unwrap_or_default();
-        let (snapshot, source) = namespace.list(self.ino)?;
-        let (listed, started) = all_of(&source).await?;
-        let Snapshot { head, changed } = snapshot;
-        let mut present: HashMap<FileName, Entry> = listed
-            .into_iter()
-            .filter(|(name, _)| !changed.contains(name))
-            .chain(head)
-            .collect();
-        let head: Vec<(FileName, Entry, u64)> = given
-            .iter()
-            .filter_map(|(name, after)| Some((name.clone(), present.get(name)?.clone(), *after)))
-            .collect();
-        given.iter().for_each(|(name, _)| {
-            present.remove(name);
-        });
-        let rest = Listing {
-            run: Arc::new(Run::new(present.into_iter().collect())),
-            started,
-            finished: Instant::now(),
-        };
-        let made = Arc::new(View {
+        loop {
+            let made = Arc::new(match &earlier {
+                Some(view) => {
+                    self.view_from(namespace, &given, &view.rest(&given), position)
+                        .await?
+                }
+                None => {
+                    let (snapshot, source) = namespace.list(self.ino)?;
+                    let rest = Rest::new(&given, snapshot, source);
+                    self.view_from(namespace, &given, &rest, position).await?
+                }
+            });
+            let mut current = self.view.lock();
+            match &*current {
+                // Who reads at the same time has made one, too; all go on with the first.
+                Some(other)
+                    if !earlier
+                        .as_ref()
+                        .is_some_and(|earlier| Arc::ptr_eq(earlier, other)) =>
+                {
+                    if other.begins_at <= position {
+                        return Ok(Arc::clone(other));
+                    }
+                    earlier = Some(Arc::clone(other));
+                }
+                Some(_) | None => return Ok(Arc::clone(current.insert(made))),
+            }
+        }
+    }
+
+    async fn view_from(
+        &self,
+        namespace: &Arc<Namespace>,
+        given: &Given,
+        rest: &Rest,
+        position: u64,
+    ) -> Result<View, FsError> {
+        let again: Vec<(FileName, u64)> =
+            given[given.partition_point(|(_, after)| *after <= position)..].to_vec();
+        let found: Vec<Option<(FileName, Entry, u64)>> = stream::iter(again)
+            .map(|(name, after)| async move {
+                let entry = self.entry_now(namespace, rest, &name).await?;
+                Ok::<_, FsError>(entry.map(|entry| (name, entry, after)))
+            })
+            .buffered(QUESTIONS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let mut head: Vec<(FileName, Entry, u64)> = found.into_iter().flatten().collect();
+        head.extend(rest.fresh.iter().cloned());
+        Ok(View {
             head,
-            tail_from: given.last().map_or(0, |(_, after)| *after),
+            begins_at: position,
+            tail_from: rest.tail_from,
             snapshot: Snapshot {
-                head: Vec::new(),
-                changed: HashSet::new(),
+                head: rest.local.clone(),
+                changed: rest.changed.clone(),
             },
-            source: Source::Run(rest),
-        });
-        // Who reads at the same time has made one, too; all go on with the first.
-        Ok(Arc::clone(self.view.lock().get_or_insert(made)))
+            source: rest.source.clone(),
+        })
+    }
+
+    /// What a name that was given out stands for now.
+    async fn entry_now(
+        &self,
+        namespace: &Arc<Namespace>,
+        rest: &Rest,
+        name: &FileName,
+    ) -> Result<Option<Entry>, FsError> {
+        if let Some((_, entry)) = rest.local.iter().find(|(local, _)| local == name) {
+            return Ok(Some(entry.clone()));
+        }
+        let listed = match &rest.source {
+            Source::Run(listing) => return Ok(listing.run.get(name.as_str()).cloned()),
+            Source::Lister(lister) => lister.seen(name),
+        };
+        // The kernel was told of most of them with their attributes, so they are known.
+        let known = || namespace.table().entry(self.ino, name);
+        if let Some(entry) = listed.or_else(known) {
+            return Ok(Some(entry));
+        }
+        match namespace.resolve(self.ino, name).await {
+            Ok(resolved) => Ok(Some(resolved.entry)),
+            Err(FsError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// Everything that a listing finds, and when it began.
-async fn all_of(source: &Source) -> Result<(Vec<(FileName, Entry)>, Instant), FsError> {
-    match source {
-        Source::Run(listing) => Ok((listing.run.entries().to_vec(), listing.started)),
-        Source::Lister(lister) => {
-            let mut all = Vec::new();
-            loop {
-                let more = lister.entries(all.len(), STEP_ENTRIES).await?;
-                if more.is_empty() {
-                    return Ok((all, lister.started));
-                }
-                all.extend(more);
-            }
+/// What follows what a dead worker has given out.
+struct Rest {
+    /// Entries that local changes made.
+    local: Vec<(FileName, Entry)>,
+    /// Those of them that were not given out, each with the position after it.
+    fresh: Vec<(FileName, Entry, u64)>,
+    /// Names that the listing's entries do not count for: those that changed, and those that were given out.
+    changed: HashSet<FileName>,
+    tail_from: u64,
+    source: Source,
+}
+
+impl Rest {
+    fn new(given: &Given, snapshot: Snapshot, source: Source) -> Rest {
+        let Snapshot { head, mut changed } = snapshot;
+        let names: HashSet<&FileName> = given.iter().map(|(name, _)| name).collect();
+        let last = given.last().map_or(0, |(_, after)| *after);
+        let fresh: Vec<_> = head
+            .iter()
+            .filter(|(name, _)| !names.contains(name))
+            .zip(last + 1..)
+            .map(|((name, entry), after)| (name.clone(), entry.clone(), after))
+            .collect();
+        changed.extend(names.into_iter().cloned());
+        Rest {
+            tail_from: last + fresh.len() as u64,
+            local: head,
+            fresh,
+            changed,
+            source,
+        }
+    }
+}
+
+impl View {
+    /// The same entries behind those that were given out, under the same positions.
+    fn rest(&self, given: &Given) -> Rest {
+        let last = given.last().map_or(0, |(_, after)| *after);
+        Rest {
+            local: self.snapshot.head.clone(),
+            fresh: self
+                .head
+                .iter()
+                .filter(|(_, _, after)| *after > last)
+                .cloned()
+                .collect(),
+            changed: self.snapshot.changed.clone(),
+            tail_from: self.tail_from,
+            source: self.source.clone(),
         }
     }
 }

@@ -225,6 +225,15 @@ impl Table {
         Ok(self.insert(parent, name, kind))
     }
 
+    /// What is under a name, as far as an inode tells.
+    pub fn entry(&self, parent: Ino, name: &FileName) -> Option<Entry> {
+        let ino = self.folder(parent).ok()?.children.get(name)?;
+        match &self.get(*ino).ok()?.kind {
+            Kind::Folder(_) => Some(Entry::Folder),
+            Kind::File(file) => file.object.clone().map(Entry::File),
+        }
+    }
+
     /// Adds an inode under a name that has none.
     pub fn insert(&mut self, parent: Ino, name: &FileName, kind: Kind) -> Ino {
         let ino = Ino(self.next);

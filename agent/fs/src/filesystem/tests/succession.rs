@@ -454,4 +454,60 @@ async fn a_folder_that_was_read_in_part_goes_on_from_every_position_that_was_giv
         names.sort();
         assert_eq!(names, ["a", "b", "b-c", "d", "e"], "from entry {at}");
     }
+
+    // A program may also go back.
+    let position = given[0].1;
+    let first = worker.list(handle, given[2].1).await.unwrap();
+    let back = worker.list(handle, position).await.unwrap();
+    let again: Vec<(&str, u64)> = back
+        .entries
+        .iter()
+        .map(|(name, _, after)| (name.as_str(), *after))
+        .collect();
+    let expected = given[1..].iter().map(|(name, after)| (name.as_str(), *after));
+    let expected: Vec<(&str, u64)> = expected.collect();
+    assert_eq!(again[..2], expected);
+    let on = worker.list(handle, given[2].1).await.unwrap();
+    let positions = |batch: &crate::handle::Batch| -> Vec<(String, u64)> {
+        let entries = batch.entries.iter();
+        entries
+            .map(|(name, _, after)| (name.as_str().to_owned(), *after))
+            .collect()
+    };
+    assert_eq!(positions(&on), positions(&first));
+}
+
+#[tokio::test]
+async fn a_large_folder_is_read_on_while_the_successor_still_lists_it() {
+    let place = Place::new();
+    (0..1500).for_each(|number| {
+        place.store.insert(&format!("name-{number:04}"), "");
+    });
+    let old = place.first();
+    let handle = old.open_folder(ROOT, &once(&old, 2)).unwrap();
+    // To the end, so that nothing more is asked by this one.
+    let mut position = 0;
+    while let Some((_, _, after)) = old.list(handle, position).await.unwrap().entries.last() {
+        position = *after;
+    }
+    let batch = old.list(handle, 0).await.unwrap();
+    let given = batch.entries[..10].iter();
+    let given: Vec<_> = given.map(|(name, _, after)| (name.clone(), *after)).collect();
+    old.note_listed(handle, given.clone());
+    old.write_down();
+    place.store.plan(Call::List, Fault::Delay(Duration::ZERO));
+    place
+        .store
+        .plan(Call::List, Fault::Delay(Duration::from_secs(600)));
+
+    let new = place.succeed(old);
+    // The last reply had not reached the kernel.
+    let from = given[5].1;
+    let read = tokio::time::timeout(Duration::from_secs(30), new.list(handle, from));
+    let batch = read.await.expect("it does not wait for all pages").unwrap();
+    assert_eq!(batch.entries[0].0.as_str(), "name-0006");
+    let from = batch.entries.last().unwrap().2;
+    let read = tokio::time::timeout(Duration::from_secs(30), new.list(handle, from));
+    let batch = read.await.expect("nor for the second").unwrap();
+    assert_eq!(batch.entries[0].0.as_str(), "name-0010");
 }
