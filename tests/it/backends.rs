@@ -6,6 +6,7 @@ mod keys;
 mod life;
 mod programs;
 mod scene;
+mod unnoted;
 
 use std::fs;
 use std::io::Write;
