@@ -261,7 +261,7 @@ impl Catalog {
             endpoint: assignment.spec.endpoint.clone(),
             bucket: assignment.spec.bucket.clone(),
         };
-        let recipient = HpkePublicKey::from_bytes(&host.hpke_public_key).map_err(Error::internal)?;
+        let recipient = HpkePublicKey::from_stored(&host.hpke_public_key).map_err(Error::internal)?;
         let plaintext = credential(access_key_id, &value)?;
         let mut encapsulated_key =
             envelope::seal(&recipient, &binding, &plaintext).map_err(Error::internal)?;
