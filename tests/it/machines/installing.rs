@@ -183,10 +183,21 @@ fn purging_forgets_the_host_and_keeps_the_catalog(catalog: &Machine, host: &Mach
     assert!(said.contains("these folders are kept"), "{said}");
     assert!(host.path(LAKE).join("mine.txt").exists());
     assert!(host.path("/var/lib/mooring-agent/host.toml").exists());
+    // Also below another mount root than the usual one.
+    host.install("mooring-agent", FIRST);
+    host.mounted_at(LAKE);
+    host.run("systemctl stop mooring-agent");
+    host.shell(&format!(
+        "mkdir /srv/elsewhere && mount --bind {LAKE} /srv/elsewhere && umount {LAKE}"
+    ));
+    let said = host.run("dpkg --purge mooring-agent");
+    assert!(said.contains("umount /srv/elsewhere"), "{said}");
+    assert!(host.path("/var/lib/mooring-agent/host.toml").exists());
     // As it says: nobody uses it any more, so it is unmounted; the next purge finds nothing that lives.
     host.install("mooring-agent", FIRST);
+    host.mounted_at(LAKE);
     host.run("systemctl stop mooring-agent");
-    host.run(&format!("umount {LAKE}"));
+    host.run(&format!("umount /srv/elsewhere {LAKE}"));
     host.run("dpkg --purge mooring-agent");
     for folder in [
         "/var/lib/mooring-agent",
