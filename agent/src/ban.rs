@@ -60,6 +60,7 @@ pub struct BanDesk {
     ca_pem: String,
     host_uid: Uuid,
     told: watch::Sender<Option<pb::SignedBan>>,
+    carried_out: watch::Sender<bool>,
     /// Held while keys are written, and while they are wiped.
     keys: Arc<Mutex<()>>,
 }
@@ -71,6 +72,7 @@ impl BanDesk {
             ca_pem: ca_pem.to_owned(),
             host_uid,
             told: watch::Sender::new(None),
+            carried_out: watch::Sender::new(false),
             keys: Arc::default(),
         }
     }
@@ -118,6 +120,11 @@ impl BanDesk {
     /// Told when this host is banned.
     pub fn subscribe(&self) -> watch::Receiver<Option<pb::SignedBan>> {
         self.told.subscribe()
+    }
+
+    /// Told when nothing is mounted any more and all keys are wiped, so that the catalog may forget this host.
+    pub fn carried_out(&self) -> watch::Receiver<bool> {
+        self.carried_out.subscribe()
     }
 
     /// The ban that was heard of.
@@ -235,10 +242,10 @@ impl Execution {
         if let Err(error) = &written {
             tracing::warn!(%error, "the ban cannot be written down yet; it is carried out all the same");
         }
-        tokio::select! {
+        let is_unmounted = tokio::select! {
             () = shutdown.cancelled() => return, // the next agent goes on with it
-            () = self.unmount_all() => {}
-        }
+            is_unmounted = self.unmount_all() => is_unmounted,
+        };
         self.end_programs().await;
         // What comes late, from a session that begins anew, finds no ledger to write to.
         self.ledger.close();
@@ -247,13 +254,14 @@ impl Execution {
             // The keys and the ledger have made room.
             write_down_at_last(&self.state_dir, &signed, &shutdown).await;
         }
+        self.bans.carried_out.send_replace(is_unmounted);
         tracing::info!("everything is unmounted and all keys are wiped; the agent ends");
         tokio::time::sleep(FAREWELL).await;
         shutdown.cancel();
     }
 
-    /// Orders removals of all that is held or seen, and waits until it is done.
-    async fn unmount_all(&mut self) {
+    /// Orders removals of all that is held or seen, and waits until it is done. Answers whether it is.
+    async fn unmount_all(&mut self) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < UNMOUNT_PATIENCE {
             let seen: Vec<String> = self.there().iter().map(Uuid::to_string).collect();
@@ -261,7 +269,7 @@ impl Execution {
             // Before the first look at the mounts nothing is known of those that are in no ledger.
             let ready = self.status.borrow().ready;
             if ready && seen.is_empty() && held.assignments.is_empty() && held.removals.is_empty() {
-                return;
+                return true;
             }
             if held.after_ban(&seen).is_some() {
                 let ledger = Arc::clone(&self.ledger);
@@ -277,6 +285,7 @@ impl Execution {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         tracing::error!("not everything can be unmounted in time; what serves it is ended all the same");
+        false
     }
 
     /// What is mounted, or may be.

@@ -7,7 +7,7 @@ use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::connect_request::Message as Said;
 use mooring_proto::agent::v1::connect_response::Message as Heard;
 use mooring_proto::agent::v1::session_service_client::SessionServiceClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -162,9 +162,11 @@ impl Session {
             });
         self.status.mark_changed();
         self.note_heard(holding_still.is_none()).await;
+        let mut ban_carried_out = self.bans.carried_out();
         let mut report_due = Instant::now();
         loop {
-            match self.next_event(&mut inbound, report_due, shutdown).await {
+            let event = self.next_event(&mut inbound, &mut ban_carried_out, report_due, shutdown);
+            match event.await {
                 Event::Shutdown => return Err(Ended::Shutdown),
                 Event::Renewed => return Err(Ended::Renewed),
                 Event::Changed => return Err(Ended::Changed),
@@ -205,6 +207,7 @@ impl Session {
     async fn next_event(
         &mut self,
         inbound: &mut Streaming<pb::ConnectResponse>,
+        ban_carried_out: &mut watch::Receiver<bool>,
         report_due: Instant,
         shutdown: &CancellationToken,
     ) -> Event {
@@ -214,6 +217,7 @@ impl Session {
             Ok(()) = self.facts.changed() => Event::Changed, // cancel-safe per tokio's docs
             heard = inbound.message() => Event::Heard(Box::new(heard)), // cancel-safe: a message half read stays in the stream
             _ = self.status.changed() => Event::Report, // cancel-safe per tokio's docs
+            Ok(()) = ban_carried_out.changed() => Event::Report, // cancel-safe per tokio's docs
             () = tokio::time::sleep_until(report_due) => Event::Report, // cancel-safe: no state
         }
     }
@@ -274,11 +278,13 @@ impl Session {
 
     /// What is observed; nothing before every mount was looked at once.
     fn report(&mut self, holding_still: Option<&str>) -> Option<pb::Report> {
+        let ban_carried_out = *self.bans.carried_out().borrow();
         let status = self.status.borrow_and_update();
         status.ready.then(|| pb::Report {
             revision: status.revision,
             mounts: status.mounts.values().map(MountStatus::to_report).collect(),
             holding_still: holding_still.unwrap_or_default().to_owned(),
+            ban_carried_out,
         })
     }
 }

@@ -191,6 +191,10 @@ impl Stream {
                 Event::Closing => return Ended::Quietly("the server stops"),
             };
             if let Err(ended) = done {
+                if let Ended::Quietly(_) = ended {
+                    // What it said last counts: a host that has carried out its ban says so, and is never heard again.
+                    let _ = self.take_report().await;
+                }
                 return ended;
             }
         }

@@ -176,6 +176,7 @@ impl Mounts {
             revision: self.held.revision,
             mounts: mounts.collect(),
             holding_still: String::new(),
+            ban_carried_out: false,
         })
     }
 

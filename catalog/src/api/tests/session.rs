@@ -102,6 +102,7 @@ impl Line {
             revision,
             mounts,
             holding_still: String::new(),
+            ban_carried_out: false,
         };
         self.say
             .send(agent_pb::ConnectRequest {
@@ -263,7 +264,7 @@ async fn a_stream_ends_with_its_host_and_with_the_server_and_neither_is_an_order
     let body = pb::DeleteHostRequest {
         name: host.name.clone(),
         etag: String::new(),
-        force: false,
+        force: true,
     };
     world
         .api

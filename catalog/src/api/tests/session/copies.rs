@@ -151,6 +151,7 @@ async fn a_host_that_holds_still_is_shown_so_until_it_says_otherwise() {
             revision: 0,
             mounts: vec![],
             holding_still: reason.into(),
+            ban_carried_out: false,
         };
         let message = Some(Said::Report(report));
         line.say.send(agent_pb::ConnectRequest { message }).await.unwrap();
