@@ -69,7 +69,7 @@ pub enum StartError {
     /// It was one.
     #[error(
         "this machine was banned from its fleet ({reason}) and has no keys any more; to make it a host again, ask the operator \
-         for a join file, then run: mooring-agent enroll --join-file FILE"
+         to delete it (mooring hosts delete) and for a join file, then run: mooring-agent enroll --join-file FILE"
     )]
     Banned {
         /// Why, in the operator's words.

@@ -326,7 +326,9 @@ fn not_carried_out(name: &str, reason: &str) -> anyhow::Error {
 }
 
 async fn enroll_with(config: &Config, join_file: &std::path::Path, clock: &Clock) -> anyhow::Result<Host> {
-    let join = enroll::read_join(join_file).context("no usable join string")?;
+    let join = enroll::read_join(join_file).context(
+        "no usable join string; an operator makes one: mooring join-tokens create --pool POOL --join-string-file FILE",
+    )?;
     let facts = facts::gather(&mut Detector::new(config.programs.clone())).await;
     Ok(enroll::enroll(&config.state_dir, &join, &config.host_name, &facts, clock).await?)
 }

@@ -117,7 +117,14 @@ impl Catalog {
             || store::join_token::used_by(&snapshot, digest, key)
                 .await?
                 .is_some();
+        let is_of_a_host = !known && store::join_token::lets_in(&snapshot, digest, SubjectKind::Pool).await?;
         drop(snapshot);
+        if is_of_a_host {
+            return Err(Error::Unauthenticated {
+                reason: "this join token is for hosts: mooring-agent enroll --join-file FILE; for a person, an operator makes \
+                         one with: mooring join-tokens create --user USER",
+            });
+        }
         if !known {
             return Err(refused);
         }

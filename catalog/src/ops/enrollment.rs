@@ -64,7 +64,15 @@ impl Catalog {
             || store::join_token::used_by(&snapshot, digest, both)
                 .await?
                 .is_some();
+        let is_of_a_person =
+            !known && store::join_token::lets_in(&snapshot, digest, SubjectKind::User).await?;
         drop(snapshot);
+        if is_of_a_person {
+            return Err(Error::Unauthenticated {
+                reason: "this join token is for a person: mooring login --join-file FILE; for a host, an operator makes one \
+                         with: mooring join-tokens create --pool POOL",
+            });
+        }
         if !known {
             return Err(refused);
         }

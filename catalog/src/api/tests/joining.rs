@@ -38,6 +38,44 @@ async fn the_same_token_with_the_same_keys_answers_the_same_host_for_ten_minutes
 }
 
 #[tokio::test]
+async fn a_token_in_the_wrong_hands_says_whom_it_is_for() {
+    let world = World::new().await;
+    world.pool("gpu").await;
+    let of_hosts = world.token("gpu", 1).await;
+    let keys = Keys::new();
+    let body = pb::LoginRequest {
+        token: of_hosts.clone(),
+        csr_pem: keys.csr_pem.clone(),
+    };
+    let refused =
+        pb::auth_service_server::AuthService::login(&world.api, request(&Caller::Anybody, body)).await;
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.message().contains("mooring-agent enroll"),
+        "{}",
+        refused.message()
+    );
+
+    let body = pb::CreateJoinTokenRequest {
+        subject: Some(pb::create_join_token_request::Subject::User(
+            "users/operator".into(),
+        )),
+        uses: 1,
+        ..Default::default()
+    };
+    let token = world.api.create_join_token(request(&world.operator, body)).await;
+    let join: mooring_identity::JoinString = token.unwrap().into_inner().join_string.parse().unwrap();
+    let refused = world.enroll(join.token(), &keys, "gpu-1").await.unwrap_err();
+    assert!(
+        refused.message().contains("mooring login"),
+        "{}",
+        refused.message()
+    );
+    // Nothing is used up by that.
+    world.enroll(&of_hosts, &keys, "gpu-1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_token_lets_in_as_many_hosts_as_it_says_each_under_a_name_of_its_own() {
     let world = World::new().await;
     world.pool("gpu").await;
@@ -271,7 +309,7 @@ async fn a_database_that_does_not_know_a_host_says_so_and_orders_nothing() {
     let body = pb::DeleteHostRequest {
         name: host.name.clone(),
         etag: String::new(),
-        force: false,
+        force: true,
     };
     world
         .api
