@@ -279,6 +279,35 @@ pub fn outlook_of_live(pool: &str, parts: &[HostPart]) -> Outlook {
     outlook(state, message)
 }
 
+/// Adds which cordoned or drained hosts of the pool have no part in a live activation: nobody misses what is not counted.
+pub fn told_of_cordoned(mut outlook: Outlook, parts: &[HostPart], cordoned: &[String]) -> Outlook {
+    /// Enough to begin with.
+    const NAMED_MAX: usize = 3;
+    let has_part = |host: &String| parts.iter().any(|part| part.host == *host);
+    let left_out: Vec<&str> = cordoned
+        .iter()
+        .filter(|host| !has_part(host))
+        .map(String::as_str)
+        .collect();
+    if left_out.is_empty() {
+        return outlook;
+    }
+    if !outlook.message.is_empty() {
+        outlook.message.push_str("; ");
+    }
+    let hosts = match left_out.len() {
+        1 => "1 host of the pool takes no new mounts and is left out".to_owned(),
+        n => format!("{n} hosts of the pool take no new mounts and are left out"),
+    };
+    let named = left_out[..left_out.len().min(NAMED_MAX)].join(", ");
+    let more = match left_out.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    outlook.message.push_str(&format!("{hosts}: {named}{more}"));
+    outlook
+}
+
 /// How far an activation is that has ended. `remaining` are the hosts that have not yet said that it is unmounted.
 /// A host that is lost is waited for no longer: it is named, and it unmounts when it comes back. One that is banned has
 /// been told to unmount everything, and answers for nothing any more.
@@ -430,7 +459,11 @@ impl HostPart {
                         .unwrap_or("there is no usable key")
                 )
             }
-            Trouble::Failed => said("the mount failed"),
+            // The catalog knows better than the host why there is no key.
+            Trouble::Failed => match &self.credential_missing {
+                Some(missing) => format!("{host}: {missing}"),
+                None => said("the mount failed"),
+            },
         }
     }
 }

@@ -9,7 +9,7 @@ use super::assignment::{Resolved, missing_key};
 use super::{Answer, Catalog, Once};
 use crate::domain::activation::{
     Activation, ActivationState, HostPart, NewActivation, Outlook, PartReport, Target, default_id,
-    outlook_of_ended, outlook_of_live, told_of_withdrawal,
+    outlook_of_ended, outlook_of_live, told_of_cordoned, told_of_withdrawal,
 };
 use crate::domain::assignment::RemovalOrder;
 use crate::domain::audit::{Change, EventKind};
@@ -290,6 +290,7 @@ impl Catalog {
         activations: Vec<Activation>,
     ) -> Result<Vec<ActivationView>, Error> {
         let mut parts = self.host_parts(snapshot, &activations).await?;
+        let cordoned = cordoned(snapshot, &activations).await?;
         let mut views = Vec::with_capacity(activations.len());
         for activation in activations {
             let mut parts = parts.remove(&activation.meta.uid).unwrap_or_default();
@@ -304,7 +305,9 @@ impl Catalog {
                         .iter_mut()
                         .for_each(|part| part.credential_missing.clone_from(&missing));
                 }
-                outlook_of_live(activation.pool.id().as_str(), &parts)
+                let outlook = outlook_of_live(activation.pool.id().as_str(), &parts);
+                let closed = cordoned.get(&activation.pool_uid).map_or(&[][..], Vec::as_slice);
+                told_of_cordoned(outlook, &parts, closed)
             };
             let outlook = match publication_of(snapshot, &activation, resolved.as_ref()).await? {
                 Some(publication) => told_of_withdrawal(outlook, &publication, ended),
@@ -383,6 +386,24 @@ impl Catalog {
     ) -> HostState {
         host.state(snapshot.now(), self.settings.host_lost_after, mounts)
     }
+}
+
+/// Hosts that take no new mounts and are no less members, by the pools of live activations.
+async fn cordoned(
+    snapshot: &Snapshot,
+    activations: &[Activation],
+) -> Result<BTreeMap<Uuid, Vec<String>>, Error> {
+    let live = activations
+        .iter()
+        .filter(|activation| activation.end_time.is_none());
+    let pools: std::collections::BTreeSet<Uuid> = live.map(|activation| activation.pool_uid).collect();
+    let mut cordoned = BTreeMap::new();
+    for pool in pools {
+        let hosts = store::host::cordoned_of_pool(snapshot, pool).await?;
+        let names = hosts.into_iter().map(|host| host.name.to_string());
+        cordoned.insert(pool, names.collect());
+    }
+    Ok(cordoned)
 }
 
 /// The publication behind an activation; also when its connector is gone, which an ended one survives.

@@ -1,5 +1,9 @@
 //! Hosts as operators see them. Whether they serve is `ops/host/duty.rs`. How a host becomes one is `ops/enrollment.rs`, what it says is `ops/session.rs`.
 
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
 use super::{Catalog, field_list};
 use crate::domain::activation::MountState;
 use crate::domain::audit::{Change, EventKind};
@@ -158,8 +162,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// A host whose mounts would be nobody's. One that is lost or banned cannot be drained any more; but a ban is told
-    /// by the host's row alone, so that stays until the ban has been carried out.
+    /// Refuses for a host whose mounts would be nobody's: also those that it was ordered to have and has not told of yet,
+    /// and those of one that is only cut off. A ban is told by the host's row alone, so that stays until it was carried out.
     async fn check_empty(&self, snapshot: &Snapshot, host: &Host) -> Result<(), Error> {
         if host.ban.is_some() {
             let counts = store::assignment::counts_of_hosts(snapshot, [host.meta.uid]).await?;
@@ -178,32 +182,32 @@ impl Catalog {
                 }),
             };
         }
-        if !self.host_state(snapshot, host, 1).is_waited_for() {
-            return Ok(());
-        }
-        let mounts = store::mount::of_host(snapshot, host.meta.uid).await?;
-        let there = mounts.values().filter(|mount| match mount.state {
-            MountState::Mounted
-            | MountState::Degraded
-            | MountState::Mounting
-            | MountState::Unmounting
-            | MountState::Orphaned => true,
-            MountState::Unmounted | MountState::Failed => false,
-        });
-        let (count, name) = (there.count(), &host.name);
+        let (count, name) = (held(snapshot, host).await?, &host.name);
         if count == 0 {
             return Ok(());
         }
         let mounts = if count == 1 { "a mount" } else { "mounts" };
+        let problem = if self.host_state(snapshot, host, 1).is_waited_for() {
+            format!(
+                "{name} has {mounts} ({count}), or was ordered to have, which nobody could end any more but by hand on the \
+                 machine; end them first: mooring hosts drain {} --wait; or leave them there on purpose: mooring hosts \
+                 delete {} --force",
+                name.id(),
+                name.id()
+            )
+        } else {
+            format!(
+                "{name} is lost, with {mounts} ({count}) as far as is known: perhaps it is only cut off, and once deleted it \
+                 would keep them; if the machine is gone for good: mooring hosts delete {} --force; if it may have been \
+                 stolen: mooring hosts ban {}",
+                name.id(),
+                name.id()
+            )
+        };
         Err(Error::Precondition {
             reason: "HostHasMounts",
             subject: name.to_string(),
-            problem: format!(
-                "{name} has {mounts} ({count}), which nobody could end any more but by hand on the machine; end them first: \
-                 mooring hosts drain {} --wait; or leave them there on purpose: mooring hosts delete {} --force",
-                name.id(),
-                name.id()
-            ),
+            problem,
         })
     }
 
@@ -250,6 +254,17 @@ async fn message(
             ));
         }
     }
+    let is_cordoned = match state {
+        HostState::Ready | HostState::NotReady | HostState::Lost => host.unschedulable,
+        // They say it themselves.
+        HostState::Draining | HostState::Drained | HostState::Banned => false,
+    };
+    if is_cordoned {
+        parts.push(format!(
+            "cordoned: it keeps what it has and takes no new mounts; let it take some: mooring hosts uncordon {}",
+            host.name.id()
+        ));
+    }
     if let Some(reason) = holding_still {
         parts.push(format!("holds still: {reason}"));
     }
@@ -281,6 +296,23 @@ async fn message(
         ));
     }
     Ok(parts.join("; "))
+}
+
+/// How many mounts a host has by its own words, or has been ordered to have and not reported to be rid of.
+async fn held(snapshot: &Snapshot, host: &Host) -> Result<usize, Error> {
+    let ordered = store::assignment::of_host(snapshot, host.meta.uid).await?;
+    let seen = store::mount::of_host(snapshot, host.meta.uid).await?;
+    let there = seen.iter().filter(|(_, mount)| match mount.state {
+        MountState::Mounted
+        | MountState::Degraded
+        | MountState::Mounting
+        | MountState::Unmounting
+        | MountState::Orphaned => true,
+        MountState::Unmounted | MountState::Failed => false,
+    });
+    let uids = ordered.iter().map(|assignment| assignment.uid);
+    let uids: BTreeSet<Uuid> = uids.chain(there.map(|(uid, _)| *uid)).collect();
+    Ok(uids.len())
 }
 
 async fn find(snapshot: &Snapshot, name: &HostName) -> Result<Host, Error> {

@@ -125,6 +125,18 @@ pub async fn of_activations(
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
+/// The hosts of a pool that take no new mounts, without those that are banned.
+pub async fn cordoned_of_pool(snapshot: &Snapshot, pool: Uuid) -> Result<Vec<Host>, Error> {
+    let rows = host::Entity::find()
+        .filter(host::Column::PoolUid.eq(pool))
+        .filter(host::Column::Unschedulable.eq(true))
+        .filter(host::Column::BanTime.is_null())
+        .order_by_asc(host::Column::Id)
+        .all(snapshot.db())
+        .await;
+    rows.map_err(failed)?.into_iter().map(of_row).collect()
+}
+
 /// Has all hosts of a pool told again what they shall know.
 pub async fn tell_all_of(writing: &Writing, pool: Uuid) -> Result<(), Error> {
     let uids: Vec<Uuid> = host::Entity::find()

@@ -132,13 +132,29 @@ impl World {
 #[tokio::test]
 async fn a_cordoned_host_keeps_what_it_has_and_gets_the_rest_when_it_takes_mounts_again() {
     let (world, one, two) = world().await;
-    assert!(world.cordon(&one).await.unschedulable);
-    world.activate(&world.operator, LOGS, "gpu").await.unwrap();
+    let cordoned = world.cordon(&one).await;
+    assert!(cordoned.unschedulable);
+    assert!(
+        cordoned.message.contains("hosts uncordon gpu-1"),
+        "{}",
+        cordoned.message
+    );
+    let activated = world.activate(&world.operator, LOGS, "gpu").await.unwrap();
+    assert!(
+        activated
+            .message
+            .ends_with("1 host of the pool takes no new mounts and is left out: hosts/gpu-1"),
+        "{}",
+        activated.message
+    );
     assert_eq!(one.orders_since(&world, 0).await.assignments.len(), 1);
     assert_eq!(two.orders_since(&world, 0).await.assignments.len(), 2);
     assert!(one.orders_since(&world, 0).await.removals.is_empty());
     assert_eq!(world.shown(&one).await.state(), HostState::Ready);
-    assert!(!world.uncordon(&one).await.unwrap().unschedulable);
+    let back = world.uncordon(&one).await.unwrap();
+    assert!(!back.unschedulable && back.message.is_empty());
+    let activated = world.activation(&world.operator, &activated.name).await;
+    assert!(!activated.message.contains("left out"), "{}", activated.message);
     assert_eq!(one.orders_since(&world, 0).await.assignments.len(), 2);
 }
 
@@ -259,6 +275,34 @@ async fn a_host_with_mounts_is_deleted_only_by_force() {
         refused.message()
     );
     world.delete(&one, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_was_ordered_to_mount_is_not_deleted_before_it_has_told_that_it_is_rid_of_that() {
+    let (world, one, two) = world().await;
+    // It has said nothing yet, and would mount after its deletion.
+    let refused = world.delete(&one, false).await.unwrap_err();
+    assert!(
+        refused.message().contains("hosts drain gpu-1"),
+        "{}",
+        refused.message()
+    );
+    world.drain(&one).await;
+    world.delete(&one, false).await.unwrap_err();
+    one.report(&world, &[]).await;
+    world.delete(&one, false).await.unwrap();
+
+    // One that is lost may be only cut off.
+    world.clock.advance(Duration::from_secs(3600));
+    assert_eq!(world.shown(&two).await.state(), HostState::Lost);
+    let refused = world.delete(&two, false).await.unwrap_err();
+    assert!(refused.message().contains("is lost"), "{}", refused.message());
+    assert!(
+        refused.message().contains("hosts delete gpu-2 --force"),
+        "{}",
+        refused.message()
+    );
+    world.delete(&two, true).await.unwrap();
 }
 
 #[tokio::test]

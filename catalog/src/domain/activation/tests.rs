@@ -50,6 +50,17 @@ fn an_empty_pool_is_pending_and_says_how_to_add_a_host() {
 }
 
 #[test]
+fn a_mount_that_failed_for_want_of_a_key_is_told_with_the_catalogs_reason() {
+    let keyless = HostPart {
+        credential_missing: Some("projects/ml/connectors/a has no secret; give it one".into()),
+        ..part(1, Some((MountState::Failed, "the catalog has sent no key")))
+    };
+    let outlook = outlook_of_live("gpu", &[keyless]);
+    assert_eq!(outlook.state, ActivationState::Failed);
+    assert!(outlook.message.contains("has no secret"), "{}", outlook.message);
+}
+
+#[test]
 fn a_live_activation_follows_its_hosts() {
     use ActivationState::{Active, Degraded, Failed, Pending};
     let waiting = || part(2, None);
