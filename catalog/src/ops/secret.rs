@@ -366,6 +366,17 @@ impl Catalog {
             });
         }
         self.require_for_published(&writing, &actor, &secret).await?;
+        // The one step that nobody can take back is not the first: mounts that miss the key show it while it can be enabled.
+        if state == SecretVersionState::Destroyed && version.state == SecretVersionState::Enabled {
+            return Err(Error::Precondition {
+                reason: "Enabled",
+                subject: name.to_string(),
+                problem: format!(
+                    "{name} is enabled, and its value could never be brought back; disable it first, and destroy it when \
+                     nothing misses it: mooring secrets disable-version {name}"
+                ),
+            });
+        }
         store::secret::set_version_state(&writing, uid, name.number(), state).await?;
         secret.meta.touch(writing.now());
         store::secret::update(&writing, &secret).await?;

@@ -88,12 +88,30 @@ async fn versions_rotate_and_a_destroyed_one_is_gone_for_ever() {
         Some("planted-secret-value"),
         "the newest that is enabled"
     );
-    let body = pb::DestroySecretVersionRequest { name: name(1) };
+    let destroy = async || {
+        let body = pb::DestroySecretVersionRequest { name: name(1) };
+        world
+            .api
+            .destroy_secret_version(request(&world.operator, body))
+            .await
+    };
+    let refused = destroy().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused
+            .message()
+            .contains("secrets disable-version projects/ml/secrets/key/versions/1"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(usable().await.as_deref(), Some("planted-secret-value"));
+    let body = pb::DisableSecretVersionRequest { name: name(1) };
     world
         .api
-        .destroy_secret_version(request(&world.operator, body))
+        .disable_secret_version(request(&world.operator, body))
         .await
         .unwrap();
+    destroy().await.unwrap();
     assert_eq!(usable().await, None);
     let body = pb::EnableSecretVersionRequest { name: name(1) };
     let status = world
