@@ -311,7 +311,10 @@ async fn allowed<A: Action>(snapshot: &Snapshot, actor: &Actor, action: &A) -> R
             for permission in permissions {
                 if !on_some_scope(snapshot, actor.uid, *permission, &scopes).await? {
                     let need = permission.need();
-                    return Err(denial::refusal(snapshot, actor, need, &scopes, action.resource()).await?);
+                    // Each is missing somewhere else, and is named with the place where it can be granted.
+                    let judged = scopes.iter().find(|scope| least_role(need, scope).is_some());
+                    let resource = judged.map_or_else(|| action.resource(), ToString::to_string);
+                    return Err(denial::refusal(snapshot, actor, need, &scopes, resource).await?);
                 }
             }
             Ok(())

@@ -70,6 +70,12 @@ pub(crate) async fn withdraw(
         .map(tonic::Response::into_inner)
 }
 
+/// The resource that a denial names.
+pub(crate) fn denied_on(status: &Status) -> String {
+    let info = status.get_error_details().error_info().unwrap().clone();
+    info.metadata["resource"].clone()
+}
+
 pub(crate) fn missing(status: &Status) -> (String, String) {
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     let info = status.get_error_details().error_info().unwrap().clone();

@@ -4,7 +4,7 @@ use mooring_proto::v1 as pb;
 use pb::connector_service_server::ConnectorService as _;
 use pb::publication_service_server::PublicationService as _;
 
-use crate::testing::sharing::{import_as, missing, publish, shared_world};
+use crate::testing::sharing::{denied_on, import_as, missing, publish, shared_world};
 use crate::testing::{World, new_connector, request, wrong_fields};
 
 #[tokio::test]
@@ -22,6 +22,7 @@ async fn publishing_needs_editor_in_the_project_and_developer_in_the_community()
             "DEVELOPER on communities/research".into()
         )
     );
+    assert_eq!(denied_on(&denied), "communities/research");
 
     let bob = world
         .user_with("bob", pb::Role::Developer, "communities/research", &operator)
@@ -151,6 +152,7 @@ async fn an_import_is_made_by_editors_in_a_project_of_the_same_community_under_a
         missing(&denied),
         ("publications.get".into(), "VIEWER on communities/research".into())
     );
+    assert_eq!(denied_on(&denied), "communities/research");
     world
         .grant("dora", pb::Role::Viewer, "communities/research", &operator)
         .await
