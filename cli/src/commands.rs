@@ -272,7 +272,8 @@ pub(crate) fn tree(descriptors: &Descriptors, commands: &[Command]) -> clap::Com
         let (same, after) = rest.split_at(count);
         tree = tree.subcommand(
             clap::Command::new(first.noun.clone())
-                .about(noun_help(descriptors, same))
+                .about(first_sentence(&noun_help(descriptors, same)).to_owned())
+                .long_about(noun_help(descriptors, same))
                 .subcommand_required(true)
                 .arg_required_else_help(true)
                 .disable_help_subcommand(true)
@@ -303,7 +304,7 @@ fn noun_help(descriptors: &Descriptors, same: &[Command]) -> String {
             .map(|message| descriptors.message_comment(&message).to_owned())
             .unwrap_or_default()
     };
-    first_sentence(&comment).to_owned()
+    comment
 }
 
 /// What a list is a list of; any other answer is itself.
