@@ -79,6 +79,26 @@ fn keys_are_rotated_under_load_without_a_failed_operation() {
     rotated.nothing_leaked();
 }
 
+#[test]
+fn a_wrong_new_key_is_seen_where_nobody_uses_the_mount() {
+    let rotated = Rotated::start();
+    let file = secret_file(rotated.world.path(), &planted_secret());
+    rotated.world.operator.mooring(&format!(
+        "secrets add-version ml/tide-key --access-key-id AKIDOFNOBODY --secret-access-key-file {}",
+        file.display()
+    ));
+    fs::remove_file(file).unwrap();
+    rotated
+        .host
+        .lists_with("ml/tide", "DEGRADED", "the S3 service refuses the key");
+    // The quickest way back.
+    rotated
+        .world
+        .operator
+        .mooring("secrets disable-version ml/tide-key/2");
+    rotated.host.lists("ml/tide", "MOUNTED");
+}
+
 impl Rotated {
     fn start() -> Rotated {
         let mut world = World::start();

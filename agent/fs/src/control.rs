@@ -300,6 +300,7 @@ impl Worker {
                     Some(served) => {
                         served.credential.replace(access_key(&credential));
                         tracing::info!(access_key_id = credential.access_key_id, "a new key is in use");
+                        served.filesystem.try_key();
                         FromWorker::Status(self.status())
                     }
                     None => failed(MountError::new("no mount is served yet", "send Start first")),

@@ -37,7 +37,7 @@ use crate::namespace::names::{FileName, Prefix};
 use crate::namespace::runs::Entry;
 use crate::namespace::{Answer, Namespace};
 use crate::reader::Reader;
-use crate::store::{ObjectStore, StoreError};
+use crate::store::{ListRequest, ObjectStore, StoreError};
 use crate::succession::Recorder;
 use crate::writer::Writer;
 use crate::writer::staging::Staging;
@@ -309,6 +309,24 @@ impl Filesystem {
             }
             Err(_) => {}
         }
+    }
+
+    /// Asks the store something, so that its health is that of the key in use now, also where nobody uses the mount.
+    pub fn try_key(self: &Arc<Self>) {
+        let filesystem = Arc::clone(self);
+        let ask = async move {
+            let everything = filesystem.namespace.folder_key("")?;
+            filesystem
+                .store
+                .list(ListRequest::any(everything.as_str()))
+                .await?;
+            Ok::<(), FsError>(())
+        };
+        let filesystem = Arc::clone(self);
+        self.tasks.spawn_on(
+            async move { filesystem.note_answer(ask.await.as_ref().copied()) },
+            &self.runtime,
+        );
     }
 
     /// How the store answers.

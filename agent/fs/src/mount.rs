@@ -288,15 +288,8 @@ pub fn explain(error: &StoreError, bucket: &str) -> MountError {
 }
 
 async fn check_access(store: &dyn ObjectStore, bucket: &str, prefix: &Prefix) -> Result<(), MountError> {
-    let request = ListRequest {
-        prefix: prefix.as_str().to_owned(),
-        delimited: false,
-        start_after: None,
-        continuation: None,
-        keys_max: 1,
-    };
     store
-        .list(request)
+        .list(ListRequest::any(prefix.as_str()))
         .await
         .map(|_| ())
         .map_err(|error| explain(&error, bucket))

@@ -93,6 +93,19 @@ pub struct ListRequest {
     pub keys_max: u16,
 }
 
+impl ListRequest {
+    /// Whatever there is below a prefix: a question for the answer's sake.
+    pub fn any(prefix: &str) -> ListRequest {
+        ListRequest {
+            prefix: prefix.to_owned(),
+            delimited: false,
+            start_after: None,
+            continuation: None,
+            keys_max: 1,
+        }
+    }
+}
+
 /// Under which condition a write may replace what is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WriteCondition {
