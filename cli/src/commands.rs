@@ -292,7 +292,7 @@ fn noun_help(descriptors: &Descriptors, same: &[Command]) -> String {
         .filter_map(|method| descriptors.command_of(&method))
         .filter(|option| !option.bespoke)
         .all(|option| option.words.split(' ').next() == Some(&same[0].noun));
-    let comment = if alone {
+    if alone {
         descriptors.service_comment(service).to_owned()
     } else {
         // Some answers say nothing, such as that of a deletion.
@@ -303,8 +303,7 @@ fn noun_help(descriptors: &Descriptors, same: &[Command]) -> String {
         message
             .map(|message| descriptors.message_comment(&message).to_owned())
             .unwrap_or_default()
-    };
-    comment
+    }
 }
 
 /// What a list is a list of; any other answer is itself.

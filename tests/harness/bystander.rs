@@ -25,6 +25,8 @@ for line in sys.stdin:
             data = text.encode()
             while data:
                 data = data[os.write(file, data):]
+        elif what == 'read':
+            os.pread(file, 1 << 20, 0)
         elif what == 'sync':
             os.fsync(file)
         elif what == 'close':
@@ -80,6 +82,15 @@ impl Holder {
     /// The number of the failure.
     pub fn write(&mut self, text: &str) -> Result<(), i32> {
         self.begin(&format!("write {text}"));
+        self.answer()
+    }
+
+    /// Reads the beginning of the file; what is written next is where it was before.
+    ///
+    /// # Errors
+    /// The number of the failure.
+    pub fn read(&mut self) -> Result<(), i32> {
+        self.begin("read");
         self.answer()
     }
 
