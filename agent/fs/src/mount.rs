@@ -13,7 +13,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use self::target::{checked_target, mount_failure};
 use crate::budget::MemoryBudget;
-use crate::credentials::Credential;
+use crate::credentials::{Credential, EnvironmentDefaults};
 use crate::filesystem::{Filesystem, Parts, Presentation, Settings};
 use crate::fuse::session::{MountStyle, Session};
 use crate::namespace::names::Prefix;
@@ -100,15 +100,7 @@ pub fn go_on(
 
 /// What a filesystem is built from; to be called within a runtime.
 fn parts(options: S3Options, recorder: Recorder) -> Result<Parts, MountError> {
-    let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| {
-        MountError::new(
-            format!(
-                "the connection to the store cannot be set up: {}",
-                with_causes(&error)
-            ),
-            "check the certificate authorities of this machine and --ca-file",
-        )
-    })?);
+    let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| no_connection(&error))?);
     let runtime = Handle::current();
     let reader = Reader::new(
         Arc::clone(&store),
@@ -295,6 +287,32 @@ async fn check_access(store: &dyn ObjectStore, bucket: &str, prefix: &Prefix) ->
         .map_err(|error| explain(&error, bucket))
 }
 
+/// The usual AWS sources, for a person who says where they differ.
+pub(crate) async fn environment_defaults(
+    profile: Option<&str>,
+    ca_file: Option<PathBuf>,
+    rules: &AddressRules,
+    deadlines: Deadlines,
+) -> Result<EnvironmentDefaults, MountError> {
+    let http = PooledClient::new(HttpOptions {
+        rules: rules.clone(),
+        extra_ca_file: ca_file,
+        deadlines,
+    })
+    .map_err(|error| no_connection(&error))?;
+    Ok(Credential::from_environment(profile, http).await)
+}
+
+pub(crate) fn no_connection(error: &dyn std::error::Error) -> MountError {
+    MountError::new(
+        format!(
+            "the connection to the store cannot be set up: {}",
+            with_causes(error)
+        ),
+        "check the certificate authorities of this machine and --ca-file",
+    )
+}
+
 async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Settings), MountError> {
     let rules = AddressRules::anything();
     let deadlines = Deadlines::default();
@@ -302,21 +320,13 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
     let (credential, region) = if options.anonymous {
         (Credential::anonymous(), None)
     } else {
-        let http = PooledClient::new(HttpOptions {
-            rules: rules.clone(),
-            extra_ca_file: options.ca_file.clone(),
+        let found = environment_defaults(
+            options.profile.as_deref(),
+            options.ca_file.clone(),
+            &rules,
             deadlines,
-        })
-        .map_err(|error| {
-            MountError::new(
-                format!(
-                    "the connection to the store cannot be set up: {}",
-                    with_causes(&error)
-                ),
-                "check the certificate authorities of this machine and --ca-file",
-            )
-        })?;
-        let found = Credential::from_environment(options.profile.as_deref(), http).await;
+        )
+        .await?;
         (found.credential, found.region)
     };
     let store = S3Options {

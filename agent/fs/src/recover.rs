@@ -14,11 +14,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock;
-use crate::credentials::Credential;
-use crate::mount::{MountError, runtime, with_causes};
+use crate::mount::{MountError, environment_defaults, no_connection, runtime, with_causes};
 use crate::options::RecoverOptions;
 use crate::store::address::AddressRules;
-use crate::store::http::{HttpOptions, PooledClient};
 use crate::store::s3::{S3Options, S3Store};
 use crate::store::{Deadlines, Key, ObjectStore};
 use crate::unsaved::{self, Note, Place};
@@ -170,22 +168,13 @@ fn remove(path: &Path) -> Result<(), MountError> {
 async fn store_of(options: &RecoverOptions, place: &Place) -> Result<S3Store, MountError> {
     let rules = AddressRules::anything();
     let deadlines = Deadlines::default();
-    let setup = |error: &dyn std::error::Error| {
-        MountError::new(
-            format!(
-                "the connection to the store cannot be set up: {}",
-                with_causes(error)
-            ),
-            "check the certificate authorities of this machine and --ca-file",
-        )
-    };
-    let http = PooledClient::new(HttpOptions {
-        rules: rules.clone(),
-        extra_ca_file: options.ca_file.clone(),
+    let found = environment_defaults(
+        options.profile.as_deref(),
+        options.ca_file.clone(),
+        &rules,
         deadlines,
-    })
-    .map_err(|error| setup(&error))?;
-    let found = Credential::from_environment(options.profile.as_deref(), http).await;
+    )
+    .await?;
     S3Store::new(S3Options {
         endpoint: place.endpoint.clone(),
         region: place.region.clone(),
@@ -197,7 +186,7 @@ async fn store_of(options: &RecoverOptions, place: &Place) -> Result<S3Store, Mo
         deadlines,
         jitter_seed: u64::from(std::process::id()),
     })
-    .map_err(|error| setup(&error))
+    .map_err(|error| no_connection(&error))
 }
 
 impl std::fmt::Display for Fate {

@@ -92,20 +92,7 @@ impl Worker {
                 fuse_descriptor,
             },
             FromWorker::Hello { version, .. } => return Err(WorkerError::Version { version }),
-            FromWorker::Failed {
-                reason,
-                remedy,
-                key_refused,
-            } => {
-                return Err(WorkerError::Refused {
-                    reason,
-                    remedy,
-                    key_refused,
-                });
-            }
-            FromWorker::Started { .. } | FromWorker::Prepared | FromWorker::Status(_) => {
-                return Err(WorkerError::OutOfTurn);
-            }
+            other => return Err(not_done(other)),
         };
         Ok(Worker { connection, hello })
     }
@@ -122,24 +109,9 @@ impl Worker {
 
     /// Asks whether it could go on with a mount that another worker serves.
     pub fn prepare(&self, config: WorkerConfig) -> Result<(), WorkerError> {
-        self.connection.set_deadline(Some(START_TIMEOUT))?;
-        self.connection.send(&ToWorker::Prepare { config }, None)?;
-        let answer = self.connection.receive::<FromWorker>()?.0;
-        self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
-        match answer {
+        match self.order(&ToWorker::Prepare { config }, None)? {
             FromWorker::Prepared => Ok(()),
-            FromWorker::Failed {
-                reason,
-                remedy,
-                key_refused,
-            } => Err(WorkerError::Refused {
-                reason,
-                remedy,
-                key_refused,
-            }),
-            FromWorker::Hello { .. } | FromWorker::Started { .. } | FromWorker::Status(_) => {
-                Err(WorkerError::OutOfTurn)
-            }
+            other => Err(not_done(other)),
         }
     }
 
@@ -149,28 +121,22 @@ impl Worker {
     }
 
     fn begin(&self, order: &ToWorker, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
-        self.connection.set_deadline(Some(START_TIMEOUT))?;
-        self.connection.send(order, Some(descriptor))?;
-        let answer = self.connection.receive::<FromWorker>()?.0;
-        self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
-        match answer {
+        match self.order(order, Some(descriptor))? {
             FromWorker::Started {
                 resend,
                 fuse_descriptor: _,
             } => Ok(resend),
-            FromWorker::Failed {
-                reason,
-                remedy,
-                key_refused,
-            } => Err(WorkerError::Refused {
-                reason,
-                remedy,
-                key_refused,
-            }),
-            FromWorker::Hello { .. } | FromWorker::Prepared | FromWorker::Status(_) => {
-                Err(WorkerError::OutOfTurn)
-            }
+            other => Err(not_done(other)),
         }
+    }
+
+    /// Orders something that may take as long as a start.
+    fn order(&self, order: &ToWorker, descriptor: Option<BorrowedFd<'_>>) -> Result<FromWorker, WorkerError> {
+        self.connection.set_deadline(Some(START_TIMEOUT))?;
+        self.connection.send(order, descriptor)?;
+        let answer = self.connection.receive::<FromWorker>()?.0;
+        self.connection.set_deadline(Some(ANSWER_TIMEOUT))?;
+        Ok(answer)
     }
 
     /// Asks how the mount does.
@@ -207,18 +173,26 @@ impl Worker {
     fn answer(&self) -> Result<WorkerStatus, WorkerError> {
         match self.connection.receive::<FromWorker>()?.0 {
             FromWorker::Status(status) => Ok(status),
-            FromWorker::Failed {
-                reason,
-                remedy,
-                key_refused,
-            } => Err(WorkerError::Refused {
-                reason,
-                remedy,
-                key_refused,
-            }),
-            FromWorker::Hello { .. } | FromWorker::Prepared | FromWorker::Started { .. } => {
-                Err(WorkerError::OutOfTurn)
-            }
+            other => Err(not_done(other)),
         }
+    }
+}
+
+/// Why an answer is not the one that was asked for.
+fn not_done(answer: FromWorker) -> WorkerError {
+    match answer {
+        FromWorker::Failed {
+            reason,
+            remedy,
+            key_refused,
+        } => WorkerError::Refused {
+            reason,
+            remedy,
+            key_refused,
+        },
+        FromWorker::Hello { .. }
+        | FromWorker::Started { .. }
+        | FromWorker::Prepared
+        | FromWorker::Status(_) => WorkerError::OutOfTurn,
     }
 }

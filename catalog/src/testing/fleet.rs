@@ -19,6 +19,22 @@ use crate::domain::mount::{ObservedMount, ReportedAt};
 use crate::ops::session::{Orders, SealedAssignment};
 use crate::policy::{Caller, Identity};
 
+/// A world with so many hosts in one pool, all of which are to mount connector `reports` of project `ml`.
+pub(crate) async fn active_fleet(hosts_count: usize) -> (World, Vec<TestHost>) {
+    let world = World::new().await;
+    world.community("research").await;
+    world.project("ml", "research", &world.operator).await;
+    world.connector("reports", "ml", &world.operator).await;
+    world.pool("gpu").await;
+    let mut hosts = Vec::new();
+    for number in 0..hosts_count {
+        hosts.push(world.host(&format!("gpu-{number}"), "gpu").await);
+    }
+    let connector = "projects/ml/connectors/reports";
+    world.activate(&world.operator, connector, "gpu").await.unwrap();
+    (world, hosts)
+}
+
 /// The keys of a machine that wants to join.
 pub(crate) struct Keys {
     pub(crate) key: PrivateKey,

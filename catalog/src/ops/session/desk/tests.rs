@@ -9,29 +9,13 @@ use crate::domain::assignment::RemovalOrder;
 use crate::domain::host::HostFacts;
 use crate::domain::mount::ReportedAt;
 use crate::store;
-use crate::testing::World;
-use crate::testing::fleet::{TestHost, mount};
+use crate::testing::fleet::{active_fleet, mount};
 
 const HOSTS: usize = 30;
 
-async fn world() -> (World, Vec<TestHost>) {
-    let world = World::new().await;
-    world.community("research").await;
-    world.project("ml", "research", &world.operator).await;
-    world.connector("reports", "ml", &world.operator).await;
-    world.pool("gpu").await;
-    let mut hosts = Vec::new();
-    for number in 0..HOSTS {
-        hosts.push(world.host(&format!("gpu-{number}"), "gpu").await);
-    }
-    let connector = "projects/ml/connectors/reports";
-    world.activate(&world.operator, connector, "gpu").await.unwrap();
-    (world, hosts)
-}
-
 #[tokio::test]
 async fn hosts_that_ask_at_once_are_told_what_is_theirs() {
-    let (world, mut hosts) = world().await;
+    let (world, mut hosts) = active_fleet(HOSTS).await;
     let newest = world.revision().await;
     // Of one the certificate has ended, another knows all but the newest, a third knows everything.
     hosts[3].identity.not_after = world.clock.now() - Duration::from_secs(1);
@@ -66,7 +50,7 @@ async fn hosts_that_ask_at_once_are_told_what_is_theirs() {
 
 #[tokio::test]
 async fn what_is_known_already_is_not_written_and_what_a_host_lacks_it_gets_when_it_comes() {
-    let (world, hosts) = world().await;
+    let (world, hosts) = active_fleet(HOSTS).await;
     let assignment = hosts[0].assignment(&world).await.assignment;
     let at = ReportedAt {
         ledger_revision: assignment.revision,

@@ -11,24 +11,9 @@ use crate::domain::activation::MountState;
 use crate::domain::mount::ReportedAt;
 use crate::ops::Catalog;
 use crate::testing::World;
-use crate::testing::fleet::{TestHost, mount};
+use crate::testing::fleet::{TestHost, active_fleet, mount};
 
 const HOSTS: usize = 20;
-
-async fn world() -> (World, Vec<TestHost>) {
-    let world = World::new().await;
-    world.community("research").await;
-    world.project("ml", "research", &world.operator).await;
-    world.connector("reports", "ml", &world.operator).await;
-    world.pool("gpu").await;
-    let mut hosts = Vec::new();
-    for number in 0..HOSTS {
-        hosts.push(world.host(&format!("gpu-{number}"), "gpu").await);
-    }
-    let connector = "projects/ml/connectors/reports";
-    world.activate(&world.operator, connector, "gpu").await.unwrap();
-    (world, hosts)
-}
 
 /// Has all hosts report that they have mounted, each in a task of its own.
 async fn all_report(world: &World, hosts: &[TestHost]) -> JoinSet<(usize, Result<(), Error>)> {
@@ -61,7 +46,7 @@ async fn waiting(world: &World, count: usize) {
 
 #[tokio::test]
 async fn what_many_hosts_say_at_once_is_one_change() {
-    let (world, hosts) = world().await;
+    let (world, hosts) = active_fleet(HOSTS).await;
     let before = world.revision().await;
     let somebody_writes = world.catalog.write().await.unwrap();
     let mut reports = all_report(&world, &hosts).await;
@@ -81,7 +66,7 @@ async fn what_many_hosts_say_at_once_is_one_change() {
 
 #[tokio::test]
 async fn a_host_that_is_refused_keeps_no_other_from_being_written() {
-    let (world, hosts) = world().await;
+    let (world, hosts) = active_fleet(HOSTS).await;
     let somebody_writes = world.catalog.write().await.unwrap();
     let mut reports = all_report(&world, &hosts).await;
     waiting(&world, HOSTS).await;
