@@ -95,6 +95,17 @@ pub struct Programs {
     pub s3fs: PathBuf,
 }
 
+/// Our own program cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} cannot be run ({cause}); install it, or set mooring_fs in the agent's configuration. It is used as soon as it is there",
+    .path.display()
+)]
+pub struct WorkerMissing {
+    path: PathBuf,
+    cause: String,
+}
+
 /// A backend cannot be used on this host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -108,20 +119,28 @@ pub struct Missing {
 }
 
 impl Programs {
+    /// Where our own program is; it can be run at this moment.
+    pub fn worker(&self) -> Result<&Path, WorkerMissing> {
+        let path = &self.mooring_fs;
+        runnable(path).map_err(|cause| WorkerMissing {
+            path: path.clone(),
+            cause,
+        })?;
+        Ok(path)
+    }
+
     /// Where the program of a foreign backend is; it can be run at this moment.
     pub fn find(&self, program: Foreign) -> Result<&Path, Missing> {
         let path = match program {
             Foreign::Geesefs => &self.geesefs,
             Foreign::S3fs => &self.s3fs,
         };
-        match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
-            Ok(()) => Ok(path),
-            Err(errno) => Err(Missing {
-                program,
-                path: path.clone(),
-                cause: errno.to_string(),
-            }),
-        }
+        runnable(path).map_err(|cause| Missing {
+            program,
+            path: path.clone(),
+            cause,
+        })?;
+        Ok(path)
     }
 
     /// Whether a process that runs this file runs one of them, as it is installed or as it was before an upgrade.
@@ -136,6 +155,11 @@ impl Programs {
             .flatten()
             .any(|installed| name(&installed) == name(running))
     }
+}
+
+/// Or why it is not.
+fn runnable(program: &Path) -> Result<(), String> {
+    rustix::fs::access(program, rustix::fs::Access::EXEC_OK).map_err(|errno| errno.to_string())
 }
 
 /// Knows which versions are installed.
@@ -332,6 +356,11 @@ mod tests {
         let missing = programs(dir.path()).find(Foreign::S3fs).unwrap_err().to_string();
         assert!(
             missing.contains("apt install s3fs") && missing.contains("as soon as it is there"),
+            "{missing}"
+        );
+        let missing = programs(dir.path()).worker().unwrap_err().to_string();
+        assert!(
+            missing.contains("mooring-fs cannot be run") && missing.contains("set mooring_fs"),
             "{missing}"
         );
     }

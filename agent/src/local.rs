@@ -11,7 +11,7 @@ use std::time::Duration;
 use mooring_proto::local::v1 as pb;
 use mooring_proto::local::v1::local_service_server::{LocalService, LocalServiceServer};
 use time::OffsetDateTime;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -31,6 +31,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Calls under way on one connection.
 const CALLS_PER_CONNECTION_MAX: usize = 4;
+
+/// Somebody who empties the run folder takes the socket's name away; it is back within this time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Look-ups of groups under way. They block threads of the pool that also looks at the mounts, and the directory may be slow.
 static LOOK_UPS: Semaphore = Semaphore::const_new(4);
@@ -72,9 +75,34 @@ impl Local {
         })
     }
 
+    /// The next connection. While nobody comes it is seen to that somebody can. Cancel-safe: a connection that was not
+    /// taken waits.
+    async fn accept(&mut self) -> io::Result<UnixStream> {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => return accepted.map(|(stream, _)| stream), // cancel-safe per tokio's docs
+                () = tokio::time::sleep(LOOK_INTERVAL) => self.bind_again_if_gone(), // cancel-safe: no state
+            }
+        }
+    }
+
+    /// Whatever else lies there is left alone: it may be somebody's.
+    fn bind_again_if_gone(&mut self) {
+        let found = std::fs::symlink_metadata(&self.path);
+        if !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return;
+        }
+        // Without its folder it fails, until that is made again for the records of the mounts.
+        if let Ok(again) = Local::bind(&self.path) {
+            tracing::warn!(path = %self.path.display(), "somebody has removed the local socket; it is made again");
+            *self = again;
+        }
+    }
+
     /// Answers until `shutdown`.
     pub async fn run(self, sources: Sources, shutdown: CancellationToken) {
-        let callers = Box::pin(Callers::default().of(self.listener));
+        let path = self.path.clone();
+        let callers = Box::pin(Callers::default().of(self));
         let served = Server::builder()
             .timeout(CALL_TIMEOUT)
             .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
@@ -88,7 +116,7 @@ impl Local {
             () = shutdown.cancelled() => {}
         }
         // The next agent's file is not ours: it can only be made after our lock is gone, and that is later than this.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&path);
     }
 }
 

@@ -196,9 +196,18 @@ impl Question {
     }
 
     fn ask_worker(&self, process: Process) -> Result<WorkerStatus, WorkerError> {
-        let worker = Worker::connect(&self.mounter.runs.control_socket(self.uid))?;
-        let hello = worker.hello();
         let keeper = &self.mounter.keeper;
+        let connected = Worker::connect(&self.mounter.runs.control_socket(self.uid));
+        let worker = connected.inspect_err(|_| {
+            // It hangs, or nobody can reach it any more. Should it end, its mount shall not.
+            let number = || self.mounter.runs.read(self.uid)?.fuse_descriptor;
+            if !keeper.holds(self.uid)
+                && let Some(number) = number()
+            {
+                keeper.retrieve(self.uid, &self.path, process, number);
+            }
+        })?;
+        let hello = worker.hello();
         if let Some(number) = hello.fuse_descriptor.filter(|_| hello.pid == process.pid) {
             match (hello.resend, keeper.holds(self.uid)) {
                 (true, false) => {

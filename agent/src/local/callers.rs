@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tonic::transport::server::{Connected, UdsConnectInfo};
+
+use super::Local;
 
 /// A person has a few notebooks and a shell; each holds one connection.
 const CONNECTIONS_PER_USER_MAX: u32 = 8;
@@ -44,17 +46,17 @@ struct Place {
 
 impl Callers {
     /// The connections that are accepted, for ever.
-    pub(super) fn of(self, listener: UnixListener) -> impl Stream<Item = io::Result<Caller>> {
-        futures::stream::unfold((listener, self), |(listener, callers)| async move {
-            let caller = callers.next(&listener).await;
-            Some((Ok(caller), (listener, callers)))
+    pub(super) fn of(self, local: Local) -> impl Stream<Item = io::Result<Caller>> {
+        futures::stream::unfold((local, self), |(mut local, callers)| async move {
+            let caller = callers.next(&mut local).await;
+            Some((Ok(caller), (local, callers)))
         })
     }
 
-    async fn next(&self, listener: &UnixListener) -> Caller {
+    async fn next(&self, local: &mut Local) -> Caller {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let stream = match local.accept().await {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "the local socket cannot take a connection just now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

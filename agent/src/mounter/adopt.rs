@@ -26,17 +26,9 @@ impl Mounter {
             .ok_or_else(super::native::no_credential)?;
         self.open(about.uid, spec, sealed)?;
         mountpoint::gid_of(about.unix_group.as_deref())?;
-        let program = &self.programs.mooring_fs;
-        if let Some(foreign) = spec.foreign {
-            self.prepare_foreign(foreign, about, spec)?;
-        } else if let Err(error) = rustix::fs::access(program, rustix::fs::Access::EXEC_OK) {
-            return Err(MountError::host(
-                "WorkerMissing",
-                format!(
-                    "{} cannot be run ({error}); install it, or set mooring_fs in the agent's configuration",
-                    program.display()
-                ),
-            ));
+        match spec.foreign {
+            Some(foreign) => drop(self.prepare_foreign(foreign, about, spec)?), // dropped, it has changed nothing
+            None => drop(self.worker_program()?), // dropped, it is asked again when it is started
         }
         let wanted = spec.place.path(&self.mount_root);
         if wanted != now_at {

@@ -33,6 +33,9 @@ pub(super) const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long names, sizes and listings may be remembered: another host sees a write within this time.
 const METADATA_TTL: Duration = Duration::from_secs(5);
 
+/// The reason of a start for which our own program is not there.
+const WORKER_MISSING: &str = "WorkerMissing";
+
 /// Of what a worker's configuration is made.
 pub(super) struct Share<'a> {
     pub(super) uid: Uuid,
@@ -166,12 +169,13 @@ impl Mounter {
             } else {
                 let serving = worker
                     .filter(|_| touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers)
-                    .and_then(|worker| worker.status().ok());
+                    .and_then(|worker| Some((worker.status().ok()?, worker.hello().begun())));
                 match serving {
-                    Some(status) if record.generation == about.generation && record.path == path => {
+                    Some((status, begun)) if record.generation == about.generation && record.path == path => {
                         self.write(&Record {
                             phase: Phase::Mounted,
                             mount_time: Some(self.clock.now()),
+                            fuse_descriptor: begun.kept_number(),
                             ..record.clone()
                         })?;
                         return Ok(Some(status));
@@ -283,7 +287,7 @@ impl Mounter {
         let arguments = ["serve".into(), "--control".into(), socket.into()];
         let launch = Launch {
             unit: &launch::unit_name(uid),
-            program: &self.programs.mooring_fs,
+            program: self.worker_program()?,
             arguments: &arguments,
             log: &log,
             duty: Duty::Serves,
@@ -294,10 +298,16 @@ impl Mounter {
             LaunchError::CalledOff(why) => why,
             LaunchError::Ended => self.ended(uid, "its worker ended at once"),
             LaunchError::Log(_) | LaunchError::Starter { .. } | LaunchError::Refused(_) => MountError::host(
-                "WorkerMissing",
+                WORKER_MISSING,
                 format!("cannot start {}: {error}", self.programs.mooring_fs.display()),
             ),
         })
+    }
+
+    /// Our own program, if it can be run: whoever starts it would say something else of one that is missing.
+    pub(super) fn worker_program(&self) -> Result<&Path, MountError> {
+        let found = self.programs.worker();
+        found.map_err(|missing| MountError::host(WORKER_MISSING, missing.to_string()))
     }
 
     fn hand_over(
@@ -314,7 +324,7 @@ impl Mounter {
         let worker = self.greet(uid, process, &self.runs.control_socket(uid))?;
         super::go_on(cancel)?;
         let device = fuse::mount(path, config.read_only)?;
-        let can_be_succeeded = worker
+        let begun = worker
             .start(config, device.as_fd())
             .map_err(|error| match error {
                 WorkerError::Silent(_) => self.ended(uid, "its worker was lost while it was started"),
@@ -322,7 +332,7 @@ impl Mounter {
             })?;
         // Without a successor the worker alone holds the connection: when it dies, every access fails at once and
         // nothing hangs.
-        let device = can_be_succeeded.then_some(device);
+        let device = begun.resend.then_some(device);
         match touch(path, TOUCH_TIMEOUT, || {}) {
             Touched::Answers => {}
             Touched::Fails(error) => {
@@ -340,6 +350,7 @@ impl Mounter {
         self.write(&Record {
             phase: Phase::Mounted,
             mount_time: Some(self.clock.now()),
+            fuse_descriptor: begun.kept_number(),
             ..record(process)
         })?;
         if let Some(device) = device {
@@ -449,6 +460,7 @@ impl Mounter {
             started_for: None,
             taken_over_by: None,
             succession,
+            fuse_descriptor: None,
             unit: None,
             keys: None,
             successions: Successions::default(),

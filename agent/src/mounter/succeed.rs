@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::native::{EXIT_PATIENCE, Share, TOUCH_TIMEOUT, describe, no_credential, with_key, worker_failed};
 use super::through::{Touched, touch};
-use super::worker::Worker;
+use super::worker::{Begun, Worker};
 use super::{MountError, Mounter, mountpoint};
 use crate::desired::Spec;
 use crate::observed::process::Process;
@@ -91,12 +91,12 @@ impl Mounter {
                 process.end(EXIT_PATIENCE);
                 continue;
             }
-            if let Some(number) = worker.hello().fuse_descriptor.filter(|_| worker.hello().resend) {
+            let begun = worker.hello().begun();
+            if let Some(number) = begun.kept_number() {
                 self.keeper.retrieve(uid, &record.path, process, number);
             }
-            let resend = worker.hello().resend;
             return self
-                .install(record, Cause::Death, &worker, process, &socket, resend)
+                .install(record, Cause::Death, &worker, process, &socket, begun)
                 .map(Some);
         }
         Ok(None)
@@ -148,11 +148,11 @@ impl Mounter {
                         ),
                     ));
                 }
-                let resend = worker
+                let begun = worker
                     .succeed(order, descriptor.as_fd())
                     .map_err(|error| refused(self.ended(uid, &worker_failed(&error).to_string())))?;
                 let noted = with_key(record, sealed);
-                self.install(&noted, cause, &worker, process, &socket, resend)
+                self.install(&noted, cause, &worker, process, &socket, begun)
             });
         if let Err(error) = &outcome
             && error.reason() != NOT_NOTED
@@ -208,7 +208,7 @@ impl Mounter {
         worker: &Worker,
         process: Process,
         socket: &Path,
-        resend: bool,
+        begun: Begun,
     ) -> Result<WorkerStatus, MountError> {
         let uid = record.assignment_uid;
         match touch(&record.path, TOUCH_TIMEOUT, || {}) {
@@ -232,11 +232,12 @@ impl Mounter {
             Cause::Upgrade => successions.upgrades += 1,
         }
         successions.last = Some(self.clock.now());
-        if !resend {
+        if !begun.resend {
             self.keeper.forget(uid);
         }
         let noted = self.runs.write(&Record {
             worker: process,
+            fuse_descriptor: begun.kept_number(),
             successions,
             ..record.clone()
         });

@@ -36,6 +36,32 @@ pub struct Hello {
     pub fuse_descriptor: Option<i32>,
 }
 
+impl Hello {
+    /// How it has begun to serve, if it has.
+    pub fn begun(&self) -> Begun {
+        Begun {
+            resend: self.resend,
+            fuse_descriptor: self.fuse_descriptor,
+        }
+    }
+}
+
+/// How a worker has begun to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Another worker can succeed it.
+    pub resend: bool,
+    /// Number of the FUSE descriptor in its process.
+    pub fuse_descriptor: Option<i32>,
+}
+
+impl Begun {
+    /// The number of the descriptor, if a duplicate of it is of use.
+    pub fn kept_number(self) -> Option<i32> {
+        self.fuse_descriptor.filter(|_| self.resend)
+    }
+}
+
 /// Why a worker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -102,8 +128,8 @@ impl Worker {
         &self.hello
     }
 
-    /// Hands a fresh mount over; tells whether another worker can succeed this one.
-    pub fn start(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
+    /// Hands a fresh mount over.
+    pub fn start(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<Begun, WorkerError> {
         self.begin(&ToWorker::Start { config }, descriptor)
     }
 
@@ -115,17 +141,20 @@ impl Worker {
         }
     }
 
-    /// Hands the mount of a dead worker over; tells whether another worker can succeed this one.
-    pub fn succeed(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
+    /// Hands the mount of a dead worker over.
+    pub fn succeed(&self, config: WorkerConfig, descriptor: BorrowedFd<'_>) -> Result<Begun, WorkerError> {
         self.begin(&ToWorker::Succeed { config }, descriptor)
     }
 
-    fn begin(&self, order: &ToWorker, descriptor: BorrowedFd<'_>) -> Result<bool, WorkerError> {
+    fn begin(&self, order: &ToWorker, descriptor: BorrowedFd<'_>) -> Result<Begun, WorkerError> {
         match self.order(order, Some(descriptor))? {
             FromWorker::Started {
                 resend,
-                fuse_descriptor: _,
-            } => Ok(resend),
+                fuse_descriptor,
+            } => Ok(Begun {
+                resend,
+                fuse_descriptor,
+            }),
             other => Err(not_done(other)),
         }
     }

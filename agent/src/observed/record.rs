@@ -84,6 +84,10 @@ pub struct Record {
     /// Where the worker keeps what a successor must know, unless it was started without.
     #[serde(default)]
     pub succession: Option<PathBuf>,
+    /// Number of the FUSE descriptor in the worker's process, if the worker can be succeeded: an agent that starts while
+    /// the worker hangs cannot ask it.
+    #[serde(default)]
+    pub fuse_descriptor: Option<i32>,
     /// The unit in which a program that mounts by itself runs, noted before it is started: whoever finds nobody in
     /// `worker` ends that, for it may have been started all the same.
     #[serde(default)]
@@ -427,6 +431,7 @@ pub(crate) mod tests {
             started_for: None,
             taken_over_by: None,
             succession: None,
+            fuse_descriptor: None,
             unit: None,
             keys: None,
             successions: Successions::default(),

@@ -79,6 +79,7 @@ fn run(number: u128, name: &str, alive: bool, change: impl FnOnce(&mut Record)) 
         started_for: None,
         taken_over_by: None,
         succession: None,
+        fuse_descriptor: None,
         unit: None,
         keys: None,
         successions: Default::default(),

@@ -53,6 +53,7 @@ fn record() -> Record {
         started_for: None,
         taken_over_by: None,
         succession: None,
+        fuse_descriptor: None,
         unit: None,
         keys: None,
         successions: Default::default(),

@@ -29,7 +29,7 @@ fn a_mount_that_hangs_is_reported_and_holds_up_nobody_else() {
     let mut expected = String::new();
     let mut told = Vec::new();
     let mut kept_again = 0;
-    for round in 0..rounds(2, 50) {
+    for round in 0..rounds(3, 51) {
         let worker = host.worker_of(&lake.path);
         let begun = Instant::now();
         suspend(worker);
@@ -51,24 +51,27 @@ fn a_mount_that_hangs_is_reported_and_holds_up_nobody_else() {
             world.activate_connector(&host, "ml", "lagoon");
         }
         assert_eq!(holder.answer_within(Duration::ZERO), None, "who uses it waits");
-        if round % 2 == 0 {
-            // What the condition tells people to do helps, and costs nobody an open file.
-            kill(worker);
-            assert_eq!(holder.answer(), Ok(()));
-            host.another_worker_of(&lake.path, worker);
-        } else {
-            // An agent that starts while it hangs is ready like any other, and says so as well.
+        if round % 3 > 0 {
+            // An agent that starts while it hangs is ready like any other, says so as well, and has the mount in hand
+            // though the worker gives it nothing.
             host.kill_agent();
             host.start();
             host.lists_with("lake", "DEGRADED", "does not answer");
             disk_free(&pond.path);
+            kept_again += 1;
+            host.agent_has_said("is kept again", kept_again);
+        }
+        if round % 3 == 1 {
             signal(worker, Signal::CONT);
             assert_eq!(holder.answer(), Ok(()));
             assert_eq!(host.worker_of(&lake.path), worker, "nobody but a person ends it");
-            kept_again += 1;
+        } else {
+            // What the condition tells people to do helps, and costs nobody an open file.
+            kill(worker);
+            assert_eq!(holder.answer(), Ok(()));
+            host.another_worker_of(&lake.path, worker);
         }
         host.lists("lake", "MOUNTED");
-        host.agent_has_said("is kept again", kept_again);
         assert_eq!(mount_identity(&lake.path), identity, "it was mounted anew");
     }
     assert_eq!(holder.close(), Ok(()));
