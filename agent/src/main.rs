@@ -70,8 +70,8 @@ enum Command {
     ///   log_format         "text"                    or "json"
     ///
     /// MOORING_LOG sets how much is logged (error, warn, info, debug). Logs go to the standard error.
-    /// SIGTERM ends the agent and leaves all mounts. SIGHUP replaces workers that run another mooring-fs than the one
-    /// that is installed, one after the other and without interruption; so does a start of the agent.
+    /// SIGTERM ends the agent and leaves all mounts. SIGHUP replaces workers that run another mooring-fs
+    /// than the installed one, one after the other and without interruption; so does a start of the agent.
     #[command(verbatim_doc_comment)]
     Run {
         /// The configuration [default: /etc/mooring/agent.toml, if it is there]

@@ -97,6 +97,10 @@ fn go_on(cancel: &CancellationToken) -> Result<(), MountError> {
     }
 }
 
+/// What is said of an order without a key. Why there is none, the activation says.
+pub const NO_KEY_SENT: &str =
+    "the catalog has sent no key: give the connector a secret that has an enabled version";
+
 /// The reason of a step that was called off: no failure.
 pub const CALLED_OFF: &str = "CalledOff";
 

@@ -49,9 +49,9 @@ struct Common {
 const CONFIGURATION: &str = "\
 Configuration (TOML; every key is optional, unknown keys are errors):
   listen = \"127.0.0.1:7443\"             address and port; port 0 asks the system for one
-  endpoint = \"https://127.0.0.1:7443\"   what join strings carry; needed when listening on all addresses
+  endpoint = \"https://127.0.0.1:7443\"   what join strings carry; needed if listen has no address
   state_dir = \"/var/lib/mooring-catalog\"
-                                        database, CA, root key; back it up as a whole, and keep it private
+                                        database, CA, root key: private, and backed up whole
   trust_domain = \"mooring\"              goes into every certificate; never changes
   server_names = [\"localhost\"]          further DNS names and addresses for the server's certificate
   certificate_lifetime = \"24h\"          of people and hosts
@@ -59,7 +59,7 @@ Configuration (TOML; every key is optional, unknown keys are errors):
   log_format = \"text\"                   or \"json\"; logs go to standard error
   [connector_endpoints]
   allow_http = false                    whether connectors may name plain http endpoints
-  allowed_networks = []                 loopback, link-local or metadata networks they may name nevertheless
+  allowed_networks = []                 loopback, link-local or metadata networks that they may name
 Environment: MOORING_LOG filters the log (default: info).";
 
 fn main() -> ExitCode {

@@ -281,7 +281,7 @@ pub async fn user_in_state(snapshot: &Snapshot, identity: &Identity) -> Result<A
             identity: identity.clone(),
         }),
         UserState::Disabled => Err(Error::Unauthenticated {
-            reason: "the user of this certificate is disabled; ask an operator",
+            reason: "the user of this certificate is disabled; an operator can enable it again: mooring users enable USER",
         }),
     }
 }

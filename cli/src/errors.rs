@@ -297,7 +297,8 @@ fn permission(text: &mut String, details: &ErrorDetails, message: &str) {
 
 fn remedy(code: Code, status: &Status) -> Option<&'static str> {
     match code {
-        Code::Unauthenticated => {
+        // The catalog may know better.
+        Code::Unauthenticated if !status.message().contains("mooring ") => {
             Some("log in again: ask an operator for a join file, then `mooring login --join-file FILE`")
         }
         Code::Unimplemented => Some("the catalog is older than this program; upgrade it first"),

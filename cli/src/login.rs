@@ -70,6 +70,13 @@ pub(crate) async fn login(
                 endpoint: endpoint.clone(),
             })
         });
+    if let Err(Failure::Call { status, .. }) = &enrolled
+        && errors::code(status) == Code::Unauthenticated
+    {
+        // No certificate will ever come for it. After any other failure the same key is tried again, since the token may
+        // be used up for it already.
+        let _ = std::fs::remove_file(&pending);
+    }
     let (answer, ca_pem) = enrolled?;
     let credentials = Credentials::new(key, answer.certificate_pem, ca_pem)?;
     let settings = Settings {

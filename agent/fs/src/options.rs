@@ -55,7 +55,7 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct MountOptions {
     /// The bucket, and below which keys: my-bucket, or my-bucket:some/folder.
-    #[arg(value_name = "BUCKET[:PREFIX]")]
+    #[arg(value_name = "BUCKET[:PREFIX]", value_parser = source)]
     pub source: String,
     /// The folder to mount at. It must exist; what it holds is hidden while mounted.
     #[arg(value_name = "DIR")]
@@ -146,6 +146,18 @@ impl MountOptions {
     }
 }
 
+/// A URL is what other tools take, and the commonest slip here.
+fn source(text: &str) -> Result<String, String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(text.to_owned());
+    };
+    match (scheme, rest.trim_end_matches('/').split_once('/')) {
+        ("s3", Some((bucket, prefix))) => Err(format!("write {bucket}:{prefix}, without s3://")),
+        ("s3", None) => Err(format!("write {}, without s3://", rest.trim_end_matches('/'))),
+        _ => Err("name a bucket; the store's address goes into --endpoint".to_owned()),
+    }
+}
+
 fn permission_bits(text: &str) -> Result<u16, String> {
     match u16::from_str_radix(text.trim_start_matches("0o"), 8) {
         // No setuid, setgid or sticky bits: nobody could set them on purpose through a bucket.
@@ -207,6 +219,17 @@ mod tests {
         assert_eq!(permission_bits("0640"), Ok(0o640));
         assert!(permission_bits("4755").is_err());
         assert!(permission_bits("rw").is_err());
+    }
+
+    #[test]
+    fn who_writes_a_url_for_the_bucket_is_told_what_to_write() {
+        assert_eq!(source("lake:a/b").unwrap(), "lake:a/b");
+        assert_eq!(
+            source("s3://lake/a/b/").unwrap_err(),
+            "write lake:a/b, without s3://"
+        );
+        assert_eq!(source("s3://lake").unwrap_err(), "write lake, without s3://");
+        assert!(source("https://s3.example.org/lake").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::launch::{self, Duty, Launch, LaunchError};
 use super::through::{Touched, touch};
 use super::worker::{Worker, WorkerError};
-use super::{MountError, Mounter, fuse, mountpoint, words};
+use super::{MountError, Mounter, NO_KEY_SENT, fuse, mountpoint, words};
 use crate::desired::{About, SealedCredential, Spec};
 use crate::observed::mountinfo::{MountTable, Top};
 use crate::observed::process::Process;
@@ -493,7 +493,7 @@ fn is_ours(path: &Path) -> Result<bool, MountError> {
 pub(super) fn no_credential() -> MountError {
     MountError::Credential {
         reason: "NoCredential",
-        message: "the catalog has sent no key: give the connector's secret an enabled version".to_owned(),
+        message: NO_KEY_SENT.to_owned(),
     }
 }
 

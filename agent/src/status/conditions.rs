@@ -7,8 +7,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Condition, CrashLoop, Facts, Succession};
 use crate::backends::Foreign;
-use crate::mounter::MountError;
 use crate::mounter::through::Touched;
+use crate::mounter::{MountError, NO_KEY_SENT};
 use crate::observed::Seen;
 
 /// One of each type, in the order of the proto.
@@ -78,10 +78,7 @@ fn credential_ready(facts: &Facts<'_>) -> Finding {
     }
     let spec = facts.order.and_then(|order| order.spec.as_ref().ok());
     if spec.is_some_and(|spec| spec.credential.is_none()) {
-        return no(
-            "NoCredential",
-            "the catalog has sent no key: give the connector's secret an enabled version",
-        );
+        return no("NoCredential", NO_KEY_SENT);
     }
     match worker_status(facts) {
         Some(status) if status.key_refused => no(
