@@ -31,10 +31,17 @@ pub enum Intent {
     },
     /// To remove a name.
     Remove,
-    /// To move this inode.
+    /// To move this inode: a folder, or a file of which nobody noted the version.
     Rename {
         /// Its number.
         ino: u64,
+    },
+    /// To move this file.
+    RenameOf {
+        /// Its number.
+        ino: u64,
+        /// The version that is copied; another one under the old name is somebody else's.
+        etag: String,
     },
 }
 

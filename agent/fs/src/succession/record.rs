@@ -70,6 +70,8 @@ pub enum Record {
     UploadBegun(String, String),
     /// It was completed or given up.
     UploadOver(String),
+    /// Where the objects are: what is dirty is told of to a person when nobody succeeds this worker.
+    Place(Place),
 }
 
 /// What was agreed with the kernel when the mount began, as its first request said it.
@@ -81,6 +83,21 @@ pub struct Connection {
     pub readahead_bytes_max: u32,
     /// Capabilities that both have.
     pub capabilities: u64,
+}
+
+/// Where the objects of a mount are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// `https://host[:port]`; none means AWS itself, by region.
+    pub endpoint: Option<String>,
+    /// For signatures, and for the endpoint of AWS.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// What all keys of the mount begin with.
+    pub prefix: String,
 }
 
 /// An inode.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::attempt::Before;
-use super::record::{Connection, Edit, File, Folder, Inode, Pinned, Record};
+use super::record::{Connection, Edit, File, Folder, Inode, Pinned, Place, Record};
 use crate::writer::ranges::RangeSet;
 
 /// Requests of dead workers that may still be sent again are remembered up to this number, the newest ones: far
@@ -15,6 +15,8 @@ const INHERITED_REQUESTS_MAX: usize = 65_536;
 pub struct Inheritance {
     /// What was agreed with the kernel.
     pub connection: Option<Connection>,
+    /// Where the objects are.
+    pub place: Option<Place>,
     /// Inodes by number.
     pub inodes: BTreeMap<u64, Inode>,
     /// Edits by id, with all ranges that are here.
@@ -128,6 +130,7 @@ impl Inheritance {
             Record::UploadOver(upload) => {
                 self.uploads.remove(&upload);
             }
+            Record::Place(place) => self.place = Some(place),
         }
     }
 
@@ -135,6 +138,7 @@ impl Inheritance {
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let Inheritance {
             connection,
+            place,
             inodes,
             edits,
             files,
@@ -185,6 +189,7 @@ impl Inheritance {
             .map(|(upload, key)| Record::UploadBegun(upload.clone(), key.clone()));
         std::iter::once(numbers)
             .chain(connection.map(Record::Connection))
+            .chain(place.clone().map(Record::Place))
             .chain(edits)
             .chain(inodes.values().cloned().map(Record::Inode))
             .chain(files)

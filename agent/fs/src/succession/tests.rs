@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::log::Log;
-use super::record::{Connection, Edit, File, Folder, Inode, Kind, Link, Pinned, Record};
+use super::record::{Connection, Edit, File, Folder, Inode, Kind, Link, Pinned, Place, Record};
 use super::{Attempt, Inheritance, Intent, Outcome, Recorder};
 
 const CONNECTION: Connection = Connection {
@@ -53,6 +53,16 @@ fn file(handle: u64) -> File {
     }
 }
 
+fn place() -> Place {
+    Place {
+        endpoint: Some("http://localhost:9000".to_owned()),
+        region: "us-east-1".to_owned(),
+        bucket: "lake".to_owned(),
+        path_style: true,
+        prefix: "below/".to_owned(),
+    }
+}
+
 /// Something of everything.
 fn records() -> Vec<Record> {
     let pinned = Pinned {
@@ -64,6 +74,7 @@ fn records() -> Vec<Record> {
     let listed = |names: &[(&str, u64)]| names.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect();
     vec![
         Record::Connection(CONNECTION),
+        Record::Place(place()),
         Record::Inode(folder(2, "d")),
         Record::Inode(folder(9, "gone")),
         Record::Edit(edit(1, 100, &[(0, 10)])),
@@ -116,6 +127,7 @@ fn inodes(folder: &Path) -> Vec<u64> {
 fn the_last_record_about_a_thing_counts() {
     let left = taken(records());
     assert_eq!(left.connection, Some(CONNECTION));
+    assert_eq!(left.place, Some(place()));
     assert_eq!(left.inodes.keys().copied().collect::<Vec<_>>(), [2]);
     let (edit, present) = &left.edits[&1];
     assert_eq!((left.edits.len(), edit.size), (1, 120));
