@@ -27,7 +27,7 @@ use crate::desired::{About, Spec};
 use crate::observed::record::{Record, Runs};
 
 pub use mountpoint::prepare_mount_root;
-pub use succeed::{Cause, UPGRADE_REFUSED};
+pub use succeed::Cause;
 pub use unmount::Stopped;
 
 /// What mounting needs to know of this host. All methods that block are to be called outside the async threads.
@@ -90,19 +90,13 @@ impl Mounter {
 fn go_on(cancel: &CancellationToken) -> Result<(), MountError> {
     match cancel.is_cancelled() {
         false => Ok(()),
-        true => Err(MountError::host(
-            CALLED_OFF,
-            "the agent ends, or this host is banned; nothing more is started",
-        )),
+        true => Err(MountError::CalledOff),
     }
 }
 
 /// What is said of an order without a key. Why there is none, the activation says.
 pub const NO_KEY_SENT: &str =
     "the catalog has sent no key: give the connector a secret that has an enabled version";
-
-/// The reason of a step that was called off: no failure.
-pub const CALLED_OFF: &str = "CalledOff";
 
 impl Mounter {
     /// What the program that serves a mount has said last; nothing secret.
@@ -138,6 +132,21 @@ pub enum MountError {
         /// Cause and remedy.
         message: String,
     },
+    /// The installed program has failed to go on with a live mount: whoever has installed it.
+    #[error("{message}")]
+    UpgradeRefused {
+        /// Cause and remedy.
+        message: String,
+    },
+    /// Another worker serves the mount, of which no record tells yet: this host's operator.
+    #[error("{message}")]
+    NotNoted {
+        /// Cause and remedy.
+        message: String,
+    },
+    /// No failure: nobody wants it any more, or the next agent goes on with it.
+    #[error("the agent ends, or this host is banned; nothing more is started")]
+    CalledOff,
 }
 
 impl MountError {
@@ -147,6 +156,9 @@ impl MountError {
             MountError::Credential { reason, .. }
             | MountError::Store { reason, .. }
             | MountError::Host { reason, .. } => reason,
+            MountError::UpgradeRefused { .. } => "UpgradeRefused",
+            MountError::NotNoted { .. } => "RecordUnwritable",
+            MountError::CalledOff => "CalledOff",
         }
     }
 

@@ -23,8 +23,8 @@ use uuid::Uuid;
 use crate::blocking::{blocking, readable};
 use crate::desired::{DesiredSet, Removal};
 use crate::facts;
-use crate::ledger::Ledger;
-use crate::mounter::{MountError, Mounter, UPGRADE_REFUSED};
+use crate::ledger::{BANNED, Ledger};
+use crate::mounter::{MountError, Mounter};
 use crate::notify::Notifier;
 use crate::observed::process::{Process, ProgramFile, reap};
 use crate::observed::record::Phase;
@@ -70,10 +70,19 @@ pub struct Reconciler {
     /// Workers of another program than the installed one are to be replaced: at the start, which may be that of an
     /// upgrade, and whenever the agent is told to look.
     upgrading: bool,
-    /// The program that could not take a mount over, and which mount that was.
-    refused: Option<(Uuid, Option<ProgramFile>)>,
+    /// What is known against the installed program.
+    refused: Option<Refusal>,
     /// The worker of each mount whose death was counted last.
     counted: BTreeMap<Uuid, Process>,
+}
+
+/// The installed program could not take a mount over.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    uid: Uuid,
+    program: Option<ProgramFile>,
+    /// The mount's worker had been ended for it, and open files with that.
+    was_fatal: bool,
 }
 
 /// A task under way.
@@ -243,12 +252,18 @@ impl Reconciler {
 
     /// Calls off unmounts whose order has changed since they began: the next round begins them with the grace of the
     /// new one. Else a ban, or an order to unmount at once, would wait for a grace that was given long before. What is about
-    /// to be mounted is called off when its removal is ordered.
+    /// to be mounted is called off when its removal is ordered; what would be served on, by a ban only, for a successor
+    /// uploads what waits.
     fn call_off(&self, desired: &DesiredSet) {
         for (uid, running) in &self.running {
             let ordered = desired.removals.get(uid);
             let changed = running.removal.is_some() && running.removal.as_ref() != ordered;
-            if changed || (ordered.is_some() && mounts(running.action)) {
+            let banned = ordered.is_some_and(|removal| removal.reason == BANNED);
+            let is_of_no_use = match running.action {
+                Action::Succeed | Action::Upgrade | Action::Adopt { orphan: _ } => banned,
+                action => ordered.is_some() && mounts(action),
+            };
+            if changed || is_of_no_use {
                 running.cancel.cancel();
             }
         }
@@ -330,7 +345,7 @@ impl Reconciler {
             Ok(Outcome::Succeeded { cause, status }) => {
                 tracing::info!(assignment = %uid, path = %path.display(), ?cause, "mount goes on with another worker");
                 self.troubles.succeeded(uid, now);
-                self.refused.take_if(|(refused, _)| *refused == uid);
+                self.refused.take_if(|refusal| refusal.uid == uid);
                 if let Some(record) = self.mounter.runs.read(uid) {
                     self.prober
                         .learned(uid, &record.path, record.worker.pid, status, now);
@@ -369,15 +384,16 @@ impl Reconciler {
                     let reason = error.reason();
                     tracing::warn!(assignment = %uid, path = %path.display(), reason, %error, "step failed");
                 }
-                if error.reason() == UPGRADE_REFUSED {
-                    self.refused = Some((uid, ProgramFile::at(&self.mounter.programs.mooring_fs)));
+                let dead = self.mounter.runs.read(uid);
+                let dead = dead.filter(|record| !record.worker.is_alive());
+                if matches!(error, MountError::UpgradeRefused { .. }) {
+                    self.refused = Some(Refusal {
+                        uid,
+                        program: ProgramFile::at(&self.mounter.programs.mooring_fs),
+                        was_fatal: dead.is_some(),
+                    });
                 }
-                if let Some(record) = self
-                    .mounter
-                    .runs
-                    .read(uid)
-                    .filter(|record| !record.worker.is_alive())
-                {
+                if let Some(record) = dead {
                     // What became of it is this failure's story, and no death besides.
                     self.counted.insert(uid, record.worker);
                 }

@@ -197,6 +197,13 @@ impl Facts<'_> {
         }
     }
 
+    /// Whether what is mounted is what is ordered.
+    fn is_current(&self) -> bool {
+        self.mounted().is_some_and(|record| {
+            record.generation == self.about.generation && record.spec_hash == self.about.spec_hash
+        })
+    }
+
     fn is_mounted(&self) -> bool {
         self.mounted().is_some() || self.seen == Seen::Unrecorded
     }

@@ -405,7 +405,7 @@ impl Mounter {
         sealed: &SealedCredential,
     ) -> Result<Credential, MountError> {
         if self.over.load(Ordering::Acquire) {
-            return Err(MountError::host(super::CALLED_OFF, "this host is banned"));
+            return Err(MountError::CalledOff);
         }
         let binding = spec.binding(self.host_uid, uid, sealed);
         let opened = self.hpke.open(&binding, &sealed.envelope).map_err(|_| MountError::Credential {

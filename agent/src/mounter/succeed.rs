@@ -2,11 +2,13 @@
 //! go on, and requests that the old worker did not answer are sent again to the new one.
 //!
 //! A worker that has died and one that is replaced by another program take the same way; the latter is killed once its
-//! successor waits and has said that it can read what it must know. The successor listens at `next.sock`, which is renamed when it serves, so that `control.sock` is
-//! always the one that serves. Wherever an agent is killed on this way, the next one finds out which of the two it is.
+//! successor waits and has said that it can read what it must know. The successor listens at `next.sock`, which is renamed
+//! when it serves, so that `control.sock` is always the one that serves. Wherever an agent is killed on this way, the next
+//! one finds out which of the two it is.
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use mooring_control::{WorkerConfig, WorkerStatus};
 use tokio_util::sync::CancellationToken;
@@ -21,12 +23,6 @@ use crate::observed::record::{Phase, Record};
 
 /// One failure may be the death of the successor; a second one is taken for a rule, and the mount is made anew.
 const TRIES: u32 = 2;
-
-/// The reason of an upgrade that the installed program has failed.
-pub const UPGRADE_REFUSED: &str = "UpgradeRefused";
-
-/// The reason of a succession that has succeeded, of which no record tells yet.
-const NOT_NOTED: &str = "RecordUnwritable";
 
 /// Why a worker is succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +55,8 @@ impl Mounter {
                 Err(error) => error,
             };
             // One that serves and is not noted is found at the next try.
-            if record.worker.is_alive() || cancel.is_cancelled() || error.reason() == NOT_NOTED {
+            let is_final = matches!(error, MountError::NotNoted { .. } | MountError::CalledOff);
+            if record.worker.is_alive() || cancel.is_cancelled() || is_final {
                 return Err(error);
             }
             if tries >= TRIES {
@@ -118,21 +115,24 @@ impl Mounter {
             )
         })?;
         let config = || self.config_of(spec, record);
-        if cause == Cause::Upgrade {
+        // At a second try it is dead: then there is nobody left to ask, and nothing to be lost by trying.
+        let serves_still = cause == Cause::Upgrade && record.worker.is_alive();
+        if serves_still {
             self.may_be_ended(record)?;
         }
         let order = config()?;
         let socket = self.runs.next_socket(uid);
-        let refused = |error: MountError| match cause {
-            Cause::Death => error,
-            Cause::Upgrade => MountError::host(UPGRADE_REFUSED, error.to_string()),
+        // Whatever goes wrong with the installed program, before or after the old worker's end.
+        let refused = |error: MountError| match (cause, error) {
+            (Cause::Upgrade, MountError::Host { message, .. }) => MountError::UpgradeRefused { message },
+            (Cause::Death | Cause::Upgrade, error) => error,
         };
         let process = self.launch_worker(uid, &socket, cancel).map_err(refused)?;
         let outcome = self
             .greet(uid, process, &socket)
             .map_err(refused)
             .and_then(|worker| {
-                if cause == Cause::Upgrade {
+                if serves_still {
                     // As long as nobody is ended, nothing is lost.
                     worker
                         .prepare(config()?)
@@ -148,15 +148,18 @@ impl Mounter {
                         ),
                     ));
                 }
+                // A ban ends what it finds; one that was not given a mount yet must not come after that.
+                if self.over.load(Ordering::Acquire) {
+                    return Err(MountError::CalledOff);
+                }
                 let begun = worker
                     .succeed(order, descriptor.as_fd())
                     .map_err(|error| refused(self.ended(uid, &worker_failed(&error).to_string())))?;
                 let noted = with_key(record, sealed);
-                self.install(&noted, cause, &worker, process, &socket, begun)
+                let installed = self.install(&noted, cause, &worker, process, &socket, begun);
+                installed.map_err(refused)
             });
-        if let Err(error) = &outcome
-            && error.reason() != NOT_NOTED
-        {
+        if !matches!(outcome, Ok(_) | Err(MountError::NotNoted { .. })) {
             process.end(EXIT_PATIENCE);
         }
         outcome
@@ -192,6 +195,11 @@ impl Mounter {
             Worker::connect(&self.runs.control_socket(uid)).map_err(|error| worker_failed(&error))?;
         if worker.hello().pid != record.worker.pid || !worker.hello().resend {
             self.keeper.forget(uid);
+            // Nobody fetches again what is of no use.
+            self.write(&Record {
+                fuse_descriptor: None,
+                ..record.clone()
+            })?;
             return Err(MountError::host(
                 "NotKept",
                 "its worker has given its succession up, as its log says; it goes on as it is until it is mounted again",
@@ -243,13 +251,12 @@ impl Mounter {
         });
         match noted {
             Ok(()) => Ok(status),
-            Err(error) => Err(MountError::host(
-                NOT_NOTED,
-                format!(
+            Err(error) => Err(MountError::NotNoted {
+                message: format!(
                     "another worker serves it and cannot be noted: {}; free some space there",
                     describe(&error)
                 ),
-            )),
+            }),
         }
     }
 }

@@ -65,12 +65,13 @@ impl Reconciler {
     }
 
     /// Mounts that do well and whose worker runs another program than the installed one.
-    /// After a failure only the one that has met it, until another program is installed or the agent is told to look: a
-    /// program that does not work shall not meet them all.
+    /// After a failure only the one that has met it, as long as that does well; and none at all if somebody has lost open
+    /// files by it, until another program is installed or the agent is told to look: a program that does not work shall not
+    /// meet them all.
     pub(super) fn outdated(&mut self, observed: &ObservedSet) -> BTreeSet<Uuid> {
         if self
             .refused
-            .take_if(|(_, program)| *program != observed.installed())
+            .take_if(|refusal| refusal.program != observed.installed())
             .is_some()
         {
             self.upgrading = true;
@@ -102,8 +103,13 @@ impl Reconciler {
                         .is_ok_and(|status| status.store_error.is_none())
             })
         };
-        let refused = self.refused.map(|(uid, _)| uid);
-        let tried = |uid: &Uuid| refused.is_none_or(|refused| refused == *uid);
-        outdated.into_iter().filter(well).filter(tried).collect()
+        let next: BTreeSet<Uuid> = outdated.into_iter().filter(well).collect();
+        // Gone, or not well for reasons of its own: it says nothing any more about the program.
+        self.refused
+            .take_if(|refusal| !refusal.was_fatal && !next.contains(&refusal.uid));
+        match self.refused {
+            None => next,
+            Some(refusal) => next.into_iter().filter(|uid| refusal.uid == *uid).collect(),
+        }
     }
 }

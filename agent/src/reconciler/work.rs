@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::blocking::blocking;
 use crate::desired::{About, DesiredSet, Order, Removal, Spec};
 use crate::ledger::{Ledger, LedgerError};
-use crate::mounter::{CALLED_OFF, Cause, MountError, Mounter, Stopped};
+use crate::mounter::{Cause, MountError, Mounter, Stopped};
 use crate::observed::ObservedSet;
 use crate::observed::record::Record;
 use crate::plan::{self, Action, Step};
@@ -203,7 +203,7 @@ impl Work {
         };
         let outcome = match outcome {
             // Whoever has called it off knows.
-            Err(error) if error.reason() == CALLED_OFF => Ok(Outcome::Nothing),
+            Err(MountError::CalledOff) => Ok(Outcome::Nothing),
             outcome => outcome,
         };
         Done { uid, outcome }

@@ -255,9 +255,7 @@ fn spec_current(facts: &Facts<'_>) -> Finding {
         return no(unusable.reason, unusable.message.clone());
     }
     match facts.mounted() {
-        Some(record)
-            if record.generation == facts.about.generation && record.spec_hash == facts.about.spec_hash =>
-        {
+        Some(record) if facts.is_current() => {
             if record.unix_group == facts.about.unix_group {
                 yes("Current", "what is mounted is what the catalog orders")
             } else {
@@ -309,13 +307,24 @@ fn healthy(facts: &Facts<'_>) -> Finding {
             if let Some(crash_loop) = facts.crash_loop.filter(|_| died) {
                 return no("CrashLoop", crash_loop_message(crash_loop));
             }
-            if let (Some(MountError::Host { reason, message }), true) = (facts.failure, facts.outdated) {
+            if let (Some(error @ MountError::UpgradeRefused { message }), true) =
+                (facts.failure, facts.outdated)
+            {
                 return no(
-                    reason,
+                    error.reason(),
                     format!(
                         "another mooring-fs is installed, and cannot take this mount over: {message}. The mount goes on with \
                          the one that it has; install one that works"
                     ),
+                );
+            }
+            // What concerns another order is said of that.
+            if let (Some(error @ (MountError::Host { .. } | MountError::NotNoted { .. })), true) =
+                (facts.failure, facts.is_current())
+            {
+                return no(
+                    error.reason(),
+                    format!("{error}. The mount goes on as it is, and this is tried again"),
                 );
             }
             match remarks(facts, status) {
