@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::backends::Foreign;
 use crate::blocking::{blocking, readable};
 use crate::desired::{DesiredSet, Removal};
 use crate::facts;
@@ -27,7 +28,7 @@ use crate::ledger::{BANNED, Ledger};
 use crate::mounter::{MountError, Mounter};
 use crate::notify::Notifier;
 use crate::observed::process::{Process, ProgramFile, reap};
-use crate::observed::record::Phase;
+use crate::observed::record::{Phase, Record};
 use crate::observed::{ObservedSet, Seen};
 use crate::offline::Offline;
 use crate::plan::{self, Action, Memory, Step};
@@ -43,6 +44,10 @@ const TICK: Duration = Duration::from_secs(2);
 /// a service manager that is asked for hundreds of units at once answers too late.
 const STARTS_MAX: usize = 32;
 
+/// Mounts that have failed and are tried again at the same time: those behind silent stores wait for each other, and
+/// nobody waits for them.
+const RETRIES_MAX: usize = 8;
+
 /// A start that is under way when the agent is told to end may take this long; a longer one is cleared away by the
 /// next agent.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
@@ -57,6 +62,7 @@ pub struct Reconciler {
     born: Instant,
     tasks: JoinSet<Done>,
     starts: Arc<Semaphore>,
+    retries: Arc<Semaphore>,
     running: BTreeMap<Uuid, Running>,
     troubles: Troubles,
     prober: Prober,
@@ -116,6 +122,7 @@ impl Reconciler {
             born: Instant::now(),
             tasks: JoinSet::new(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            retries: Arc::new(Semaphore::new(RETRIES_MAX)),
             running: BTreeMap::new(),
             troubles: Troubles::default(),
             exits: JoinSet::new(),
@@ -289,7 +296,12 @@ impl Reconciler {
             Action::Stop => desired.removals.get(&uid).cloned(),
             _ => None,
         };
-        let turn = mounts(action).then(|| Arc::clone(&self.starts));
+        let foreign = observed.record(uid).and_then(Record::foreign);
+        let turn = match turn_of(action, foreign, self.troubles.error(uid).is_some()) {
+            Turn::AtOnce => None,
+            Turn::Start => Some(Arc::clone(&self.starts)),
+            Turn::Retry => Some(Arc::clone(&self.retries)),
+        };
         let task = self
             .tasks
             .spawn(work.run(mounter, ledger, turn, cancel.clone()))
@@ -493,6 +505,31 @@ fn mounts(action: Action) -> bool {
     }
 }
 
+/// For what a step waits before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// For nothing.
+    AtOnce,
+    /// For other mounts that are made.
+    Start,
+    /// For other mounts that have failed and are tried again.
+    Retry,
+}
+
+/// A key is handed over at once, unless the mount (of `foreign`'s program, if of others) must be made anew for it: whoever
+/// waits for a store that is silent must not keep the keys of others from them.
+fn turn_of(action: Action, foreign: Option<Foreign>, has_failed: bool) -> Turn {
+    let makes_a_mount = match action {
+        Action::SetCredential => foreign == Some(Foreign::S3fs),
+        action => mounts(action),
+    };
+    match (makes_a_mount, has_failed) {
+        (false, _) => Turn::AtOnce,
+        (true, false) => Turn::Start,
+        (true, true) => Turn::Retry,
+    }
+}
+
 /// Why the loop goes on.
 enum Woken {
     Shutdown,
@@ -500,4 +537,30 @@ enum Woken {
     Ended(Process),
     Reload,
     Look,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_wait_for_no_start_and_no_first_start_for_what_has_failed_before() {
+        for (action, foreign, has_failed, turn) in [
+            (Action::SetCredential, None, true, Turn::AtOnce),
+            (Action::SetCredential, Some(Foreign::Geesefs), false, Turn::AtOnce),
+            (Action::SetCredential, Some(Foreign::S3fs), false, Turn::Start),
+            (Action::SetCredential, Some(Foreign::S3fs), true, Turn::Retry),
+            (Action::Start, None, false, Turn::Start),
+            (Action::Start, None, true, Turn::Retry),
+            (Action::Restart, Some(Foreign::S3fs), false, Turn::Start),
+            (Action::Succeed, None, true, Turn::AtOnce),
+            (Action::Stop, None, false, Turn::AtOnce),
+        ] {
+            assert_eq!(
+                turn_of(action, foreign, has_failed),
+                turn,
+                "{action:?} {foreign:?}"
+            );
+        }
+    }
 }
