@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use mooring_proto::agent::v1 as pb;
 
-use super::Api;
 use super::decode::{split, timestamp};
+use super::{Api, words};
 use crate::domain::host::HostFacts;
 use crate::domain::{Backend, Error};
 use crate::ops::enrollment::{Enrolled, Newcomer};
@@ -121,23 +121,20 @@ pub(super) fn facts(facts: pb::HostFacts) -> HostFacts {
         backends,
     } = facts;
     HostFacts {
-        agent_version: short(&agent_version),
-        kernel_version: short(&kernel_version),
+        agent_version: short(agent_version),
+        kernel_version: short(kernel_version),
         backends: backends
             .into_iter()
             .take(BACKENDS_MAX)
             .filter_map(|pb::BackendFact { backend, version }| {
-                Some((Backend::from_name(&backend)?, short(&version)))
+                Some((Backend::from_name(&backend)?, short(version)))
             })
             .collect(),
     }
 }
 
-fn short(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(FACT_CHARS_MAX)
-        .collect()
+fn short(text: String) -> String {
+    words::kept(text, FACT_CHARS_MAX)
 }
 
 #[cfg(test)]

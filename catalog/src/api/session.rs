@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::connect_request::Message as Said;
@@ -20,10 +21,11 @@ use mooring_proto::agent::v1::connect_response::Message as Told;
 use super::Api;
 use super::decode::split;
 use super::enrollment::facts;
+use super::words::kept;
 use crate::domain::Error;
 use crate::ops::Catalog;
 use crate::ops::session::Orders;
-use crate::ops::session::streams::{OpenStream, Seat};
+use crate::ops::session::streams::OpenStream;
 use crate::policy::Identity;
 
 mod encode;
@@ -41,6 +43,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const QUEUE_MESSAGES: usize = 4;
 /// When a look that failed is made again: the wake-up that it was for does not come twice.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
+/// Why a host holds still or refuses something: a sentence or two. Each is shown, and may be a line of the log.
+const REASON_CHARS_MAX: usize = 1000;
 /// The version of the protocol that is spoken here.
 const PROTOCOL_VERSION: i32 = 1;
 
@@ -55,11 +59,7 @@ impl pb::session_service_server::SessionService for Api {
         let (caller, mut incoming) = split(request)?;
         let identity = caller.host(self.catalog.clock.now())?.clone();
         let hello = first(&mut incoming).await?;
-        let seat = Seat {
-            machine: hello.machine_id.clone(),
-            boot: hello.boot_id.clone(),
-            instance: hello.instance.clone(),
-        };
+        let seat = encode::seat(&hello);
         // What a copy says of the host is not noted.
         let now = self.catalog.clock.now();
         if let Err(refusal) = self.catalog.streams.check(identity.uid, &seat, now) {
@@ -84,7 +84,7 @@ impl pb::session_service_server::SessionService for Api {
         }
         tracing::info!(
             host_uid = %identity.uid,
-            instance = hello.instance,
+            instance = seat.instance,
             epoch = hello.epoch,
             revision = hello.revision,
             held = hello.held.len(),
@@ -235,20 +235,29 @@ impl Stream {
         self.pace.heard(Instant::now());
         let message = said.map_err(|_| Ended::Quietly("the connection is gone"))?;
         match message.ok_or(Ended::Quietly("the host has ended it"))?.message {
-            Some(Said::Report(report)) => {
+            Some(Said::Report(mut report)) => {
+                report.holding_still = kept(report.holding_still, REASON_CHARS_MAX);
                 if self.open.holds_still(&report.holding_still) && !report.holding_still.is_empty() {
                     tracing::warn!(host_uid = %self.identity.uid, reason = report.holding_still, "this host holds still, it says");
                 }
                 self.reports.take(report, self.catalog.clock.now());
             }
-            Some(Said::Nack(nack)) => {
-                tracing::warn!(
-                    host_uid = %self.identity.uid,
-                    assignment = nack.assignment_uid,
-                    message = nack.message,
-                    "a host cannot take an assignment"
-                );
-                self.reports.refused(nack);
+            Some(Said::Nack(pb::Nack {
+                assignment_uid,
+                generation,
+                message,
+            })) => {
+                // What is no uid is no assignment of ours.
+                if let Ok(uid) = Uuid::try_parse(&assignment_uid) {
+                    let message = kept(message, REASON_CHARS_MAX);
+                    tracing::warn!(
+                        host_uid = %self.identity.uid,
+                        assignment = %uid,
+                        message,
+                        "a host cannot take an assignment"
+                    );
+                    self.reports.refused(uid, generation, message);
+                }
             }
             Some(Said::Ack(ack)) => {
                 tracing::debug!(host_uid = %self.identity.uid, revision = ack.revision, "a host has stored its orders");

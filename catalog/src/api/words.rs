@@ -9,6 +9,16 @@ use crate::domain::mount::{Condition, ConditionStatus, ConditionType};
 use crate::domain::publication::PublicationState;
 use crate::domain::{Backend, Mode, Violations};
 
+/// What is kept of a text that a machine or a program says: so many characters, and none that controls a terminal.
+pub fn kept(text: String, chars_max: usize) -> String {
+    // Nearly all of it, with each heartbeat of each host.
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
+    if text.len() <= chars_max && text.bytes().all(is_plain) {
+        return text;
+    }
+    text.chars().filter(|c| !c.is_control()).take(chars_max).collect()
+}
+
 /// A mode that may be left out.
 pub fn optional_mode(field: &str, number: i32, violations: &mut Violations) -> Option<Mode> {
     match pb::Mode::try_from(number) {

@@ -1,4 +1,4 @@
-//! Orders as agents read them.
+//! Orders as agents read them, and what a Hello says of its host.
 
 use uuid::Uuid;
 
@@ -6,10 +6,24 @@ use mooring_proto::agent::v1 as pb;
 
 use crate::api::words;
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
+use crate::ops::session::streams::Seat;
 use crate::ops::session::{Greeting, Orders, SealedAssignment, SealedKey};
 
 /// Assignments that are looked at in a Hello: as many mounts as are kept of a report.
 const HELD_MAX: usize = 10_000;
+
+/// Longest id of a machine, a boot or a start: a UUID has 36.
+const ID_CHARS_MAX: usize = 200;
+
+/// Who says a Hello.
+pub(super) fn seat(hello: &pb::Hello) -> Seat {
+    let id = |given: &String| words::kept(given.clone(), ID_CHARS_MAX);
+    Seat {
+        machine: id(&hello.machine_id),
+        boot: id(&hello.boot_id),
+        instance: id(&hello.instance),
+    }
+}
 
 /// What a host says it holds. Uids that are none cannot be ours and are left out.
 pub(super) fn held(hello: &pb::Hello) -> Vec<(Uuid, i64)> {
@@ -134,4 +148,26 @@ fn removal(assignment: Assignment) -> Option<pb::Removal> {
         reason: reason.to_owned(),
         grace: prost_types::Duration::try_from(grace).ok(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_calls_itself_is_cut_to_what_is_remembered() {
+        let hello = pb::Hello {
+            instance: "x".repeat(1_000_000),
+            boot_id: "a\u{1b}[2Jb".into(),
+            machine_id: "m".into(),
+            ..pb::Hello::default()
+        };
+        let Seat {
+            machine,
+            boot,
+            instance,
+        } = seat(&hello);
+        assert_eq!(instance.len(), ID_CHARS_MAX);
+        assert_eq!((boot.as_str(), machine.as_str()), ("a[2Jb", "m"));
+    }
 }

@@ -99,11 +99,9 @@ impl Reports {
     }
 
     /// Notes that the host cannot take an assignment.
-    pub(super) fn refused(&mut self, nack: pb::Nack) {
-        if let Ok(uid) = Uuid::try_parse(&nack.assignment_uid)
-            && self.refused.len() < MOUNTS_MAX
-        {
-            self.refused.insert(uid, (nack.generation, text(nack.message)));
+    pub(super) fn refused(&mut self, assignment_uid: Uuid, generation: i64, message: String) {
+        if self.refused.len() < MOUNTS_MAX {
+            self.refused.insert(assignment_uid, (generation, message));
         }
     }
 
@@ -196,15 +194,7 @@ fn moment(time: prost_types::Timestamp, now: OffsetDateTime) -> Option<OffsetDat
 }
 
 fn text(text: String) -> String {
-    // Nearly all of it, with each heartbeat of each host.
-    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
-    if text.len() <= TEXT_CHARS_MAX && text.bytes().all(is_plain) {
-        return text;
-    }
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(TEXT_CHARS_MAX)
-        .collect()
+    words::kept(text, TEXT_CHARS_MAX)
 }
 
 fn refusal(assignment_uid: Uuid, generation: i64, message: &str) -> ObservedMount {

@@ -108,11 +108,7 @@ fn the_first_report_and_one_that_says_the_same_of_the_mounts_may_be_known() {
 fn what_a_host_refused_is_a_failed_mount_until_new_orders_come() {
     let mut reports = Reports::default();
     let uid = Uuid::from_u128(9);
-    reports.refused(pb::Nack {
-        assignment_uid: uid.to_string(),
-        generation: 2,
-        message: "unknown backend".into(),
-    });
+    reports.refused(uid, 2, "unknown backend".into());
     reports.take(pb::Report::default(), NOW);
     let Due { mounts, .. } = reports.next(Instant::now()).unwrap();
     assert_eq!(

@@ -169,6 +169,32 @@ async fn a_host_that_holds_still_is_shown_so_until_it_says_otherwise() {
 }
 
 #[tokio::test]
+async fn of_what_a_host_says_without_end_a_sentence_is_shown() {
+    let (world, host) = world().await;
+    let line = Line::open(&world, &host, hello_of("one", "1.0")).await.unwrap();
+    let reason = "\u{1b}[2J".to_owned() + &"x".repeat(3_000_000);
+    let nack = agent_pb::Nack {
+        assignment_uid: uuid::Uuid::from_u128(9).to_string(),
+        generation: 1,
+        message: reason.clone(),
+    };
+    let report = agent_pb::Report {
+        holding_still: reason,
+        ..Default::default()
+    };
+    for said in [Said::Nack(nack), Said::Report(report)] {
+        let message = Some(said);
+        line.say.send(agent_pb::ConnectRequest { message }).await.unwrap();
+    }
+    let now = shows(&world, &host, "why it holds still", |host| {
+        !host.message.is_empty()
+    })
+    .await;
+    assert!(now.message.len() < 1100, "{}", now.message.len());
+    assert!(!now.message.contains('\u{1b}'));
+}
+
+#[tokio::test]
 async fn a_bound_of_the_pool_reaches_its_hosts_at_once() {
     let (world, host) = world().await;
     let (mut line, _, snapshot) = Line::greeted(&world, &host).await;
