@@ -50,9 +50,16 @@ pub struct Ban {
     pub time: OffsetDateTime,
     /// Why, in the operator's words.
     pub reason: String,
+    /// When the host told that it has carried the ban out: nothing is mounted, and its keys are wiped.
+    pub done: Option<OffsetDateTime>,
 }
 
 impl Host {
+    /// Whether it is banned and has not told yet that it carried the ban out: it may never have heard of it.
+    pub fn has_a_ban_to_carry_out(&self) -> bool {
+        self.ban.as_ref().is_some_and(|ban| ban.done.is_none())
+    }
+
     /// Whether a copy of its state folder was refused lately: one that is about tries again within half a minute.
     pub fn is_cloned(&self, now: OffsetDateTime) -> bool {
         const SHOWN: time::Duration = time::Duration::days(1);
@@ -240,6 +247,7 @@ mod tests {
                 ban: banned.then(|| Ban {
                     time: now,
                     reason: "stolen".into(),
+                    done: None,
                 }),
                 ..host()
             };

@@ -198,6 +198,9 @@ pub struct ReportedAt {
     /// The host obeys another catalog or an older state of this one: what it says of its mounts is believed, but it
     /// carries no order out.
     pub holds_still: bool,
+    /// The host is banned and says that it has carried that out. It is told nothing after a ban, and mounts nothing ever
+    /// again: what it does not report any more is gone, whatever revision its ledger ended at, and whomever it obeyed.
+    pub ban_carried_out: bool,
 }
 
 /// Holds a host's report against what is stored of it and what is ordered.
@@ -211,7 +214,12 @@ pub fn digest_report(
         ledger_revision,
         settled_revision,
         holds_still,
+        ban_carried_out,
     } = at;
+    let (ledger_revision, settled_revision, holds_still) = match ban_carried_out {
+        true => (i64::MAX, i64::MAX, false),
+        false => (ledger_revision, settled_revision, holds_still),
+    };
     let mut digest = Digest::default();
     let mut held = BTreeMap::new();
     for mut mount in reported {

@@ -165,24 +165,23 @@ impl Catalog {
     /// Refuses for a host whose mounts would be nobody's: also those that it was ordered to have and has not told of yet,
     /// and those of one that is only cut off. A ban is told by the host's row alone, so that stays until it was carried out.
     async fn check_empty(&self, snapshot: &Snapshot, host: &Host) -> Result<(), Error> {
+        let name = &host.name;
         if host.ban.is_some() {
-            let counts = store::assignment::counts_of_hosts(snapshot, [host.meta.uid]).await?;
-            let name = &host.name;
-            return match counts.get(&host.meta.uid) {
-                None | Some(0) => Ok(()),
-                Some(_) => Err(Error::Precondition {
-                    reason: "BanNotCarriedOut",
-                    subject: name.to_string(),
-                    problem: format!(
-                        "{name} is banned and has not reported yet that its mounts are gone; once deleted it would never \
-                         hear of the ban, and keep its mounts and keys; wait for it, or, if the machine is destroyed: \
-                         mooring hosts delete {} --force",
-                        name.id()
-                    ),
-                }),
-            };
+            if !host.has_a_ban_to_carry_out() {
+                return Ok(());
+            }
+            return Err(Error::Precondition {
+                reason: "BanNotCarriedOut",
+                subject: name.to_string(),
+                problem: format!(
+                    "{name} is banned and has not reported yet that its mounts are gone and its keys wiped; once deleted it \
+                     would never hear of the ban, and keep them; wait for it, or, if the machine is destroyed or wiped: \
+                     mooring hosts delete {} --force",
+                    name.id()
+                ),
+            });
         }
-        let (count, name) = (held(snapshot, host).await?, &host.name);
+        let count = held(snapshot, host).await?;
         if count == 0 {
             return Ok(());
         }
@@ -227,7 +226,7 @@ impl Catalog {
             let state = self.host_state(snapshot, &host, mounts);
             let holding_still = self.streams.holds_still(host.meta.uid);
             views.push(HostView {
-                message: message(snapshot, &host, state, mounts, holding_still).await?,
+                message: message(snapshot, &host, state, holding_still).await?,
                 state,
                 mounts,
                 host,
@@ -242,16 +241,15 @@ async fn message(
     snapshot: &Snapshot,
     host: &Host,
     state: HostState,
-    mounts: i32,
     holding_still: Option<String>,
 ) -> Result<String, Error> {
     let mut parts = Vec::new();
     if let Some(ban) = &host.ban {
         parts.push(format!("banned: {}", ban.reason));
-        if mounts > 0 {
-            parts.push(format!(
-                "it has not reported yet that what it had is gone ({mounts}): perhaps it has not heard of the ban"
-            ));
+        if host.has_a_ban_to_carry_out() {
+            parts.push(
+                "it has not reported yet that it carried the ban out: perhaps it has not heard of it".into(),
+            );
         }
     }
     let is_cordoned = match state {

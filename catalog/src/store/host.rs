@@ -227,6 +227,7 @@ pub(super) fn of_row(row: host::Model) -> Result<Host, Error> {
             (Some(since), Some(reason)) => Some(Ban {
                 time: time(since)?,
                 reason,
+                done: row.ban_done_time.map(time).transpose()?,
             }),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
@@ -280,6 +281,7 @@ fn to_row(host: &Host) -> host::Model {
         drain_time: drain_time.map(micros),
         ban_time: ban.as_ref().map(|ban| micros(ban.time)),
         ban_reason: ban.as_ref().map(|ban| ban.reason.clone()),
+        ban_done_time: ban.as_ref().and_then(|ban| ban.done).map(micros),
         clone_time: clone_time.map(micros),
     )
 }

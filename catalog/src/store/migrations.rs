@@ -10,6 +10,7 @@ mod m0002_connectors;
 mod m0003_fleet;
 mod m0004_lifecycle;
 mod m0005_offline;
+mod m0006_bans;
 
 /// All migrations, in their order.
 pub(super) struct Migrator;
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_fleet::Migration),
             Box::new(m0004_lifecycle::Migration),
             Box::new(m0005_offline::Migration),
+            Box::new(m0006_bans::Migration),
         ]
     }
 }

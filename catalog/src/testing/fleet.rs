@@ -108,6 +108,7 @@ impl TestHost {
             ledger_revision: revision,
             settled_revision: revision,
             holds_still,
+            ban_carried_out: false,
         };
         let taken = world.catalog.observe(&self.identity, mounts.to_vec(), at).await;
         world.catalog.turn().await;

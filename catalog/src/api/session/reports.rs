@@ -78,20 +78,11 @@ impl Reports {
                 None => mounts.push(refusal(*uid, *generation, message)),
             }
         }
-        let at = if ban_carried_out {
-            // It is told nothing after a ban, and mounts nothing ever again: what it does not report any more is gone,
-            // whatever revision its ledger ended at, and whether it obeyed this catalog.
-            ReportedAt {
-                ledger_revision: i64::MAX,
-                settled_revision: i64::MAX,
-                holds_still: false,
-            }
-        } else {
-            ReportedAt {
-                ledger_revision: revision,
-                settled_revision: self.settled_revision.min(revision),
-                holds_still: !holding_still.is_empty(),
-            }
+        let at = ReportedAt {
+            ledger_revision: revision,
+            settled_revision: self.settled_revision.min(revision),
+            holds_still: !holding_still.is_empty(),
+            ban_carried_out,
         };
         self.settled_revision = revision;
         let report = Report { mounts, at };

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use crate::domain::activation::MountState;
 use crate::domain::host::HostFacts;
+use crate::domain::mount::{ObservedMount, ReportedAt};
 use crate::policy::Caller;
 use crate::testing::fleet::{Keys, TestHost, mount};
 use crate::testing::{World, request, wrong_fields};
@@ -328,7 +329,7 @@ async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
         (banned.state(), banned.message.as_str()),
         (
             HostState::Banned,
-            "banned: stolen; it has not reported yet that what it had is gone (1): perhaps it has not heard of the ban"
+            "banned: stolen; it has not reported yet that it carried the ban out: perhaps it has not heard of it"
         )
     );
     let orders = one.orders_since(&world, 0).await;
@@ -370,6 +371,56 @@ async fn a_banned_host_is_told_so_by_the_ca_and_gets_nothing_any_more() {
     let refused = world.delete(&one, false).await.unwrap_err();
     assert!(refused.message().contains("never hear"), "{}", refused.message());
     world.delete(&one, true).await.unwrap();
+}
+
+/// As [`TestHost::report`], with no mounts left, from a host that says that it has carried its ban out.
+async fn report_the_ban_carried_out(world: &World, host: &TestHost) {
+    let at = ReportedAt {
+        ledger_revision: 0,
+        settled_revision: 0,
+        holds_still: true,
+        ban_carried_out: true,
+    };
+    // The first report of a stream is looked at first.
+    let taken = world.catalog.observe_if_news(&host.identity, vec![], at).await;
+    taken.unwrap();
+}
+
+#[tokio::test]
+async fn a_banned_host_is_deleted_when_it_has_said_that_it_carried_the_ban_out_and_not_before() {
+    let (world, one, two) = world().await;
+    // It holds something of an earlier name, which no order speaks of, and is drained.
+    let assignment = one.assignment(&world).await.assignment;
+    let orphan = ObservedMount {
+        assignment_uid: uuid::Uuid::from_u128(99),
+        ..mount(&assignment, MountState::Orphaned)
+    };
+    world.drain(&one).await;
+    one.report(&world, std::slice::from_ref(&orphan)).await;
+    assert_eq!(world.shown(&one).await.state(), HostState::Drained);
+    for host in [&one, &two] {
+        let banned = world.ban(host).await;
+        assert!(
+            banned.message.contains("has not reported yet"),
+            "{}",
+            banned.message
+        );
+        let refused = world.delete(host, false).await.unwrap_err();
+        assert!(refused.message().contains("never hear"), "{}", refused.message());
+    }
+    // A report that does not say so is not enough, whatever it holds.
+    one.report(&world, &[]).await;
+    assert!(world.delete(&one, false).await.is_err());
+    report_the_ban_carried_out(&world, &one).await;
+    report_the_ban_carried_out(&world, &two).await;
+    for host in [&one, &two] {
+        let banned = world.shown(host).await;
+        assert_eq!(
+            (banned.message.as_str(), banned.mount_count),
+            ("banned: stolen", 0)
+        );
+        world.delete(host, false).await.unwrap();
+    }
 }
 
 impl crate::api::Api {

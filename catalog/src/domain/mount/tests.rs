@@ -48,6 +48,7 @@ fn at(revision: i64, holds_still: bool) -> ReportedAt {
         ledger_revision: revision,
         settled_revision: revision,
         holds_still,
+        ban_carried_out: false,
     }
 }
 
@@ -145,6 +146,17 @@ fn a_removal_is_carried_out_when_the_host_has_read_it_and_holds_the_mount_no_lon
     assert_eq!(at_once(vec![mount(1, MountState::Unmounted)]), [uid(1)]);
     assert!(gone(vec![mount(1, MountState::Unmounting)], 7, false).is_empty());
     assert!(gone(vec![mount(1, MountState::Mounted)], 7, false).is_empty());
+}
+
+#[test]
+fn a_host_that_has_carried_out_its_ban_is_behind_no_order_whatever_its_ledger_ended_at() {
+    let seen = stored([mount(1, MountState::Mounted)]);
+    let last = ReportedAt {
+        ban_carried_out: true,
+        ..at(3, true)
+    };
+    let digest = digest_report(&seen, &removed(1, 1_000_000), vec![], last);
+    assert_eq!((digest.carried_out, digest.dropped), (vec![uid(1)], vec![uid(1)]));
 }
 
 #[test]

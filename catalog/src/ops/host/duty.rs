@@ -86,6 +86,7 @@ impl Catalog {
         host.ban = Some(Ban {
             time: writing.now(),
             reason,
+            done: None,
         });
         let removal = RemovalOrder {
             reason: RemovalOrder::BANNED,
@@ -98,7 +99,12 @@ impl Catalog {
 
     /// The statement that a banned host is told; `None` for a member of the fleet.
     pub(in crate::ops) fn ban_statement(&self, host: &Host) -> Result<Option<agent_pb::SignedBan>, Error> {
-        let Some(Ban { time, reason }) = &host.ban else {
+        let Some(Ban {
+            time,
+            reason,
+            done: _,
+        }) = &host.ban
+        else {
             return Ok(None);
         };
         let ban = agent_pb::Ban {

@@ -247,8 +247,17 @@ async fn put(
             changed.into_iter().chain(touched).for_each(&mut add);
             store::mount::delete(writing, uid, &dropped).await?;
             store::assignment::forget(writing, uid, &carried_out).await?;
+            let is_ban_done = at.ban_carried_out && host.has_a_ban_to_carry_out();
+            if is_ban_done {
+                let mut host = host.clone();
+                if let Some(ban) = &mut host.ban {
+                    ban.done = Some(writing.now());
+                }
+                store::host::update(writing, &host).await?;
+                tracing::warn!(host = %host.name, "a banned host has carried its ban out");
+            }
             Ok(Effect {
-                is_change_of_state,
+                is_change_of_state: is_change_of_state || is_ban_done,
                 carried_out,
             })
         }

@@ -57,8 +57,9 @@ impl Question for Reported {
                 at,
             } = *asked;
             let host = hosts.behind(identity, snapshot)?;
+            let is_ban_done = at.ban_carried_out && host.has_a_ban_to_carry_out();
             Ok(Judged {
-                is_news: !mounts.news(identity.uid, reported.clone(), *at).is_empty(),
+                is_news: is_ban_done || !mounts.news(identity.uid, reported.clone(), *at).is_empty(),
                 is_owed: given.is_lacked_by(host, mounts.ordered(identity.uid)),
             })
         };

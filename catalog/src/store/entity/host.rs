@@ -28,6 +28,7 @@ pub struct Model {
     pub drain_time: Option<i64>,
     pub ban_time: Option<i64>,
     pub ban_reason: Option<String>,
+    pub ban_done_time: Option<i64>,
     pub clone_time: Option<i64>,
 }
 

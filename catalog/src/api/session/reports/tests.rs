@@ -20,20 +20,6 @@ fn report(revision: i64, state: mooring_proto::v1::MountState) -> pb::Report {
 }
 
 #[test]
-fn a_host_that_has_carried_out_its_ban_is_behind_no_order_whatever_its_ledger_ended_at() {
-    let mut reports = Reports::default();
-    let last = pb::Report {
-        revision: 3,
-        mounts: vec![],
-        holding_still: "the catalog has gone back".into(),
-        ban_carried_out: true,
-    };
-    reports.take(last, NOW);
-    let Due { at, .. } = reports.next(Instant::now()).unwrap();
-    assert!(at.settled_revision > 1_000_000 && !at.holds_still, "{at:?}");
-}
-
-#[test]
 fn of_several_reports_only_the_newest_is_taken() {
     let mut reports = Reports::default();
     reports.take(report(1, mooring_proto::v1::MountState::Mounting), NOW);

@@ -56,6 +56,7 @@ async fn what_is_known_already_is_not_written_and_what_a_host_lacks_it_gets_when
         ledger_revision: assignment.revision,
         settled_revision: assignment.revision,
         holds_still: false,
+        ban_carried_out: false,
     };
     let report = || vec![mount(&assignment, MountState::Mounted)];
     let identity = &hosts[0].identity;

@@ -26,6 +26,7 @@ async fn all_report(world: &World, hosts: &[TestHost]) -> JoinSet<(usize, Result
             ledger_revision: assignment.revision,
             settled_revision: assignment.revision,
             holds_still: false,
+            ban_carried_out: false,
         };
         let mounts = vec![mount(&assignment, MountState::Mounted)];
         reports.spawn(async move { (number, catalog.observe(&identity, mounts, at).await) });
