@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use crate::domain::Error;
 use crate::ops::Catalog;
@@ -43,6 +44,10 @@ const ADDRESSES_MAX: usize = 10_000;
 struct Limits {
     /// With a certificate.
     calls: usize,
+    /// Of one host: its session, a renewal, and one of either whose end was not noticed yet.
+    calls_of_host: usize,
+    /// Of one user: programs that work for many.
+    calls_of_user: usize,
     /// Enrolments and logins. They have places of their own: with headers and no body, anybody can hold one.
     newcomers: usize,
     /// How long a call without a certificate may take, its body included.
@@ -54,6 +59,8 @@ impl Default for Limits {
         Self {
             // SQLite answers some thousand a second, so more would only wait until their callers have given up.
             calls: 1024,
+            calls_of_host: 4,
+            calls_of_user: 128,
             // Of some milliseconds each: more than FROM_ALL lets in, if all of them say what they have to say.
             newcomers: 64,
             // A message of a few KiB, and the writers' queue behind it.
@@ -68,6 +75,7 @@ pub(super) struct GateLayer {
     catalog: Arc<Catalog>,
     limiter: Arc<Limiter>,
     calls: Arc<Semaphore>,
+    callers: Arc<Callers>,
     newcomers: Arc<Semaphore>,
     newcomer_duration: std::time::Duration,
 }
@@ -80,6 +88,8 @@ impl GateLayer {
     fn within(catalog: Arc<Catalog>, limits: Limits) -> Self {
         let Limits {
             calls,
+            calls_of_host,
+            calls_of_user,
             newcomers,
             newcomer_duration,
         } = limits;
@@ -87,6 +97,11 @@ impl GateLayer {
             catalog,
             limiter: Arc::default(),
             calls: Arc::new(Semaphore::new(calls)),
+            callers: Arc::new(Callers {
+                of_host_max: calls_of_host,
+                of_user_max: calls_of_user,
+                under_way: Mutex::default(),
+            }),
             newcomers: Arc::new(Semaphore::new(newcomers)),
             newcomer_duration,
         }
@@ -99,21 +114,82 @@ impl GateLayer {
 
     /// A place for a call that was admitted; `None` for a health check without a certificate, which costs nothing but
     /// its place on the connection.
-    fn place(&self, rpc: &str, caller: &Caller) -> Result<Option<SemaphorePermit<'_>>, Status> {
-        let (places, reason) = match caller {
+    fn place(&self, rpc: &str, caller: &Caller) -> Result<Option<Place<'_>>, Status> {
+        let (places, of_caller, reason) = match caller {
             Caller::Anybody if !rpc.starts_with("mooring.") => return Ok(None),
             Caller::Anybody => (
                 &self.newcomers,
+                None,
                 "the catalog has too many enrolments and logins under way; try again in a second",
             ),
             Caller::User(_) | Caller::Host(_) => (
                 &self.calls,
+                Some(self.callers.place(caller).ok_or(Error::Exhausted {
+                    reason: "too many calls of yours are under way; wait for their answers",
+                })?),
                 "the catalog has too many calls under way; try again in a second",
             ),
         };
         match places.try_acquire() {
-            Ok(place) => Ok(Some(place)),
+            Ok(place) => Ok(Some(Place {
+                _of_all: place,
+                _of_caller: of_caller,
+            })),
             Err(_) => Err(Error::Exhausted { reason }.into()),
+        }
+    }
+}
+
+/// A call's place, until it is dropped.
+struct Place<'a> {
+    _of_all: SemaphorePermit<'a>,
+    _of_caller: Option<CallerPlace>,
+}
+
+/// How many calls each caller with a certificate has under way: one that goes astray, or a host that was taken over,
+/// leaves the places to the others.
+struct Callers {
+    of_host_max: usize,
+    of_user_max: usize,
+    under_way: Mutex<HashMap<Uuid, usize>>,
+}
+
+/// One of them.
+struct CallerPlace {
+    callers: Arc<Callers>,
+    uid: Uuid,
+}
+
+impl Callers {
+    /// A place, if this caller may have one more.
+    fn place(self: &Arc<Self>, caller: &Caller) -> Option<CallerPlace> {
+        let (uid, max) = match caller {
+            Caller::Anybody => return None,
+            Caller::User(identity) => (identity.uid, self.of_user_max),
+            Caller::Host(identity) => (identity.uid, self.of_host_max),
+        };
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = under_way.entry(uid).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(CallerPlace {
+            callers: Arc::clone(self),
+            uid,
+        })
+    }
+}
+
+impl Drop for CallerPlace {
+    fn drop(&mut self) {
+        let under_way = &self.callers.under_way;
+        let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = under_way.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.uid);
+            }
         }
     }
 }
@@ -303,6 +379,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::policy::Identity;
     use crate::testing::{World, caller};
     use mooring_identity::{PeerIdentity, Principal};
 
@@ -330,6 +407,7 @@ mod tests {
             calls: 1,
             newcomers: 2,
             newcomer_duration: std::time::Duration::from_millis(200),
+            ..Limits::default()
         };
         // A login waits for a body that never comes, as handlers do.
         let inner = tower::service_fn(|request: http::Request<Body>| async move {
@@ -368,6 +446,46 @@ mod tests {
             assert_eq!(grpc_code(&ended), Code::ResourceExhausted, "its time is over");
         }
         assert_eq!(gate.layer.newcomers.available_permits(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_host_takes_few_places_whatever_it_says_and_gets_them_back() {
+        const CONNECT: &str = "mooring.agent.v1.SessionService/Connect";
+        let world = World::new().await;
+        let Caller::User(identity) = world.user("anna").await else {
+            panic!("a user")
+        };
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let host = |uid| {
+            Caller::Host(Identity {
+                uid,
+                ..identity.clone()
+            })
+        };
+        let layer = GateLayer::new(world.catalog.clone());
+        let mut places = Vec::new();
+        let refused = loop {
+            match layer.place(CONNECT, &host(one)) {
+                Ok(place) => places.push(place),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!((refused.code(), places.len()), (Code::ResourceExhausted, 4));
+        let other = layer.place(CONNECT, &host(two));
+        assert!(other.is_ok(), "nobody else pays for it");
+        let person = Caller::User(identity.clone());
+        let of_person: Vec<_> = (0..200)
+            .map_while(|_| layer.place("mooring.v1.AuthService/WhoAmI", &person).ok())
+            .collect();
+        assert_eq!(of_person.len(), 128);
+        drop(places);
+        assert!(layer.place(CONNECT, &host(one)).is_ok());
+        drop((other, of_person));
+        assert!(
+            layer.callers.under_way.lock().unwrap().is_empty(),
+            "nothing is kept"
+        );
+        assert_eq!(layer.calls.available_permits(), Limits::default().calls);
     }
 
     async fn code(world: &World, rpc: &str, caller: &Caller) -> Code {
