@@ -45,6 +45,8 @@ const QUEUE_MESSAGES: usize = 4;
 const LOOK_RETRY: Duration = Duration::from_secs(1);
 /// Why a host holds still or refuses something: a sentence or two. Each is shown, and may be a line of the log.
 const REASON_CHARS_MAX: usize = 1000;
+/// How often the last words of a host that has carried out its ban are tried to be written.
+const LAST_WORDS_ATTEMPTS: usize = 10;
 /// The version of the protocol that is spoken here.
 const PROTOCOL_VERSION: i32 = 1;
 
@@ -60,11 +62,22 @@ impl pb::session_service_server::SessionService for Api {
         let identity = caller.host(self.catalog.clock.now())?.clone();
         let hello = first(&mut incoming).await?;
         let seat = encode::seat(&hello);
-        // What a copy says of the host is not noted.
         let now = self.catalog.clock.now();
         if let Err(refusal) = self.catalog.streams.check(identity.uid, &seat, now) {
             return Err(self.catalog.refuse_copy(&identity, refusal).await.into());
         }
+        if !self.catalog.streams.may_be_greeted(identity.uid, now) {
+            return Err(Error::Exhausted {
+                reason: "this host comes back too often; wait a few seconds",
+            }
+            .into());
+        }
+        // The seat comes before the greeting: what a copy says of the host is not noted.
+        let instance = seat.instance.clone();
+        let open = match self.catalog.streams.open(identity.uid, seat, now) {
+            Ok(open) => open,
+            Err(refusal) => return Err(self.catalog.refuse_copy(&identity, refusal).await.into()),
+        };
         let mut woken = self.catalog.store.orders_of(identity.uid);
         woken.mark_unchanged();
         let held = encode::held(&hello);
@@ -84,16 +97,12 @@ impl pb::session_service_server::SessionService for Api {
         }
         tracing::info!(
             host_uid = %identity.uid,
-            instance = seat.instance,
+            instance,
             epoch = hello.epoch,
             revision = hello.revision,
             held = hello.held.len(),
             "a host has connected"
         );
-        let open = match self.catalog.streams.open(identity.uid, seat, now) {
-            Ok(open) => open,
-            Err(refusal) => return Err(self.catalog.refuse_copy(&identity, refusal).await.into()),
-        };
         let (queue, outgoing) = mpsc::channel(QUEUE_MESSAGES);
         let stream = Stream {
             woken,
@@ -102,6 +111,7 @@ impl pb::session_service_server::SessionService for Api {
             reports: Reports::default(),
             pace: Pace::new(Instant::now()),
             told: 0,
+            looked: 0,
             offline_max: None,
             look_again: None,
             catalog: self.catalog.clone(),
@@ -128,6 +138,8 @@ struct Stream {
     pace: Pace,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
+    /// The revision of the last look: up to it the host knows everything, whether there was something to tell or not.
+    looked: i64,
     /// How long it was told that it may start mounts without the catalog.
     offline_max: Option<Duration>,
     /// The host was told that it is banned, and is told nothing more.
@@ -192,10 +204,31 @@ impl Stream {
             };
             if let Err(ended) = done {
                 if let Ended::Quietly(_) = ended {
-                    // What it said last counts: a host that has carried out its ban says so, and is never heard again.
-                    let _ = self.take_report().await;
+                    self.take_last_words().await;
                 }
                 return ended;
+            }
+        }
+    }
+
+    /// What a host said last counts: one that has carried out its ban says so, and is never heard again. Unless a newer
+    /// stream of it knows better.
+    async fn take_last_words(&mut self) {
+        let Some(Due { mounts, at, .. }) = self.reports.next(Instant::now()) else {
+            return;
+        };
+        for _ in 0..LAST_WORDS_ATTEMPTS {
+            if self.open.superseded.is_cancelled() {
+                return;
+            }
+            match self
+                .catalog
+                .observe_if_news(&self.identity, mounts.clone(), at)
+                .await
+            {
+                // It is not said again.
+                Err(Error::Store(_)) if at.ban_carried_out => tokio::time::sleep(LOOK_RETRY).await,
+                Ok(()) | Err(_) => return,
             }
         }
     }
@@ -203,6 +236,7 @@ impl Stream {
     async fn begin(&mut self, welcome: pb::Welcome, orders: Orders) -> Result<(), Ended> {
         self.send(Told::Welcome(welcome)).await?;
         self.told = orders.revision;
+        self.looked = orders.revision;
         self.offline_max = orders.offline_max;
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
@@ -221,13 +255,15 @@ impl Stream {
         let talks_too_much = self.pace.rests_until(Instant::now());
         let report_due = self.reports.due();
         tokio::select! {
+            // A stream that a newer one has followed writes nothing any more, whatever else has come.
+            biased;
             () = self.open.superseded.cancelled() => Event::Superseded, // cancel-safe: no state
             () = self.catalog.streams.closing.cancelled() => Event::Closing, // cancel-safe: no state
+            _ = self.woken.changed() => Event::Look, // cancel-safe per tokio's docs; its sender lives as long as the store
+            () = tokio::time::sleep_until(look) => Event::Look, // cancel-safe: no state
+            () = sleep_until(report_due) => Event::ReportDue, // cancel-safe: no state
             said = incoming.message(), if talks_too_much.is_none() => Event::Said(Box::new(said)), // cancel-safe: a message half read stays in the stream
             () = sleep_until(talks_too_much) => Event::Rested, // cancel-safe: no state
-            _ = self.woken.changed() => Event::Look, // cancel-safe per tokio's docs; its sender lives as long as the store
-            () = sleep_until(report_due) => Event::ReportDue, // cancel-safe: no state
-            () = tokio::time::sleep_until(look) => Event::Look, // cancel-safe: no state
         }
     }
 
@@ -282,7 +318,7 @@ impl Stream {
         self.identity
             .valid_host(self.catalog.clock.now())
             .map_err(Ended::Because)?;
-        let orders = match self.catalog.orders_since(&self.identity, self.told).await {
+        let orders = match self.catalog.orders_since(&self.identity, self.looked).await {
             Ok(orders) => orders,
             Err(error) => {
                 self.look_again = Some(Instant::now() + LOOK_RETRY);
@@ -293,6 +329,7 @@ impl Stream {
         if let Some(ban) = orders.ban {
             return self.ban(ban).await;
         }
+        self.looked = orders.revision;
         let is_bound_news =
             std::mem::replace(&mut self.offline_max, orders.offline_max) != orders.offline_max;
         if orders.assignments.is_empty() && orders.removals.is_empty() && !is_bound_news {
@@ -347,10 +384,16 @@ impl Stream {
         let response = pb::ConnectResponse {
             message: Some(message),
         };
-        match timeout(SEND_TIMEOUT, self.queue.send(Ok(response))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Ended::Quietly("the connection is gone")),
-            Err(_) => Err(Ended::Quietly("the host reads nothing")),
+        // Whoever waits for the end of this stream waits for no host that reads nothing.
+        tokio::select! {
+            biased;
+            sent = timeout(SEND_TIMEOUT, self.queue.send(Ok(response))) => match sent { // dropped, it has sent nothing
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(Ended::Quietly("the connection is gone")),
+                Err(_) => Err(Ended::Quietly("the host reads nothing")),
+            },
+            () = self.open.superseded.cancelled() => Err(Ended::Because(superseded())), // cancel-safe: no state
+            () = self.catalog.streams.closing.cancelled() => Err(Ended::Quietly("the server stops")), // cancel-safe: no state
         }
     }
 }
@@ -389,3 +432,6 @@ fn superseded() -> Error {
         problem: "a newer stream of this host has begun, or the host was deleted".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

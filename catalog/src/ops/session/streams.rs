@@ -110,6 +110,12 @@ impl Streams {
         })
     }
 
+    /// Whether a host may be greeted once more. One that comes back without end costs a snapshot each time.
+    pub fn may_be_greeted(&self, host_uid: Uuid, now: OffsetDateTime) -> bool {
+        let mut open = self.open.lock();
+        open.seats.entry(host_uid).or_default().may_be_greeted(now)
+    }
+
     /// Ends the stream of a host that is one no longer.
     pub fn end(&self, host_uid: Uuid) {
         let mut open = self.open.lock();

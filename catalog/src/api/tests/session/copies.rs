@@ -113,6 +113,28 @@ async fn a_copy_that_is_refused_has_changed_nothing_and_is_told_of_once_both_wer
 }
 
 #[tokio::test]
+async fn of_two_machines_that_come_at_once_one_is_noted() {
+    let (world, host) = world().await;
+    // Whoever is greeted has something to be written, and waits for its turn.
+    let somebody_writes = world.catalog.write().await.unwrap();
+    let one = Line::open(&world, &host, hello_of("one", "1.0"));
+    let another = async {
+        while !world.catalog.streams.is_open(host.uid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let another = Line::open(&world, &host, hello_of("another", "2.0"));
+        let refused = tokio::time::timeout(PATIENCE, another).await;
+        let refused = refused.expect("it is refused before anything of it is written");
+        drop(somebody_writes);
+        refused.err().unwrap()
+    };
+    let (one, another) = tokio::join!(one, another);
+    assert_eq!(another.code(), Code::FailedPrecondition);
+    assert!(one.is_ok());
+    assert_eq!(shown(&world, &host).await.agent_version, "1.0");
+}
+
+#[tokio::test]
 async fn people_are_done_with_a_copy_when_they_say_so() {
     let (world, host) = world().await;
     let line = Line::open(&world, &host, hello_of("one", "1.0")).await.unwrap();

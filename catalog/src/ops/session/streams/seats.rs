@@ -44,6 +44,11 @@ const RETURNS_MAX: u32 = 1;
 const REMEMBERED_MAX: usize = 8;
 /// How long a copy is kept out after the host was last heard of: the host's agent may be restarting.
 const KEPT_OUT: Duration = Duration::minutes(1);
+/// Greetings that may come at once: a flapping network, or orders that do not follow on each other. Each costs a whole
+/// snapshot.
+const GREETINGS_BURST: i32 = 10;
+/// Beyond that one in this time.
+const GREETING_EACH: Duration = Duration::seconds(1);
 /// A copy tries again every 30 s at most. Who was refused once and not again for this long was none.
 const FORGIVEN_AFTER: Duration = Duration::minutes(10);
 
@@ -57,6 +62,8 @@ pub(super) struct Seats {
     followed: VecDeque<(String, u32)>,
     /// Who was not let in.
     refused: VecDeque<Refused>,
+    /// When all greetings would have been asked for at their pace.
+    greeted_until: Option<OffsetDateTime>,
 }
 
 #[derive(Debug)]
@@ -145,6 +152,19 @@ impl Seats {
             }
         };
         Err(Refusal { kind, is_certain })
+    }
+
+    /// Whether the host may be greeted once more, which is noted.
+    pub(super) fn may_be_greeted(&mut self, now: OffsetDateTime) -> bool {
+        let until = self.greeted_until.map_or(now, |until| until.max(now));
+        let ahead = until - now;
+        // A clock that was set back by far counts as none.
+        let may = ahead < GREETING_EACH * GREETINGS_BURST || ahead > Duration::minutes(1);
+        if may {
+            let begun = if ahead > Duration::minutes(1) { now } else { until };
+            self.greeted_until = Some(begun + GREETING_EACH);
+        }
+        may
     }
 
     /// The current one says something.
@@ -265,6 +285,17 @@ mod tests {
         seats.heard(START);
         assert_eq!(seats.take(two, true, START), Ok(()), "one of them stays");
         assert_eq!(seats.take(one, true, START), refused(Copy::TakingTurns, true));
+    }
+
+    #[test]
+    fn greetings_of_one_host_have_a_pace() {
+        let mut seats = Seats::default();
+        let asked =
+            |seats: &mut Seats, second| (0..20).filter(|_| seats.may_be_greeted(after(second))).count();
+        assert_eq!(asked(&mut seats, 1000), 10);
+        assert_eq!(asked(&mut seats, 1003), 3);
+        assert_eq!(asked(&mut seats, 2000), 10);
+        assert_eq!(asked(&mut seats, 0), 10, "after the clock was set back");
     }
 
     #[test]
