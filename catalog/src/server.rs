@@ -159,9 +159,10 @@ impl Server {
         let upkeep = catalog.clone();
         let upkeep_shutdown = shutdown.clone();
         tasks.spawn(async move { upkeep.upkeep(upkeep_shutdown).await });
+        let swept = catalog.swept().await.map_err(Error::into_cause)?;
         let sweep = catalog.clone();
         let sweep_shutdown = shutdown.clone();
-        tasks.spawn(async move { sweep.sweep_orders(sweep_shutdown).await });
+        tasks.spawn(async move { sweep.sweep_orders(swept, sweep_shutdown).await });
         // Streams never end by themselves: they are told to, or the server would wait for them.
         let streams = catalog.streams.clone();
         let streams_shutdown = shutdown.clone();

@@ -33,8 +33,9 @@ pub mod streams;
 mod sweep;
 
 use desk::Desk;
-use intake::{Outcome, Words};
+use intake::Words;
 pub use orders::{Orders, SealedAssignment, SealedKey};
+pub use sweep::Swept;
 
 /// How a host is welcomed.
 #[derive(Clone, Debug)]
@@ -80,9 +81,6 @@ impl Catalog {
             .copied()
             .collect();
         self.note_held(identity, &strange).await?;
-        if brief.is_owed {
-            self.catch_up(identity.uid).await?;
-        }
         self.streams.heard(identity.uid, self.clock.now());
         let greeting = Greeting {
             realm,
@@ -181,14 +179,10 @@ impl Catalog {
             mounts: reported.clone(),
             at,
         };
-        let judged = self.desks.news.ask(asked).await?;
-        if judged.is_news {
+        if self.desks.news.ask(asked).await? {
             return self.observe(identity, reported, at).await;
         }
         self.streams.heard(identity.uid, self.clock.now());
-        if judged.is_owed {
-            self.catch_up(identity.uid).await?;
-        }
         Ok(())
     }
 
@@ -200,10 +194,7 @@ impl Catalog {
         at: ReportedAt,
     ) -> Result<(), Error> {
         self.streams.heard(identity.uid, self.clock.now());
-        let Outcome { is_owed, host: _ } = self.intake.take(identity, Words::Report(reported, at)).await?;
-        if is_owed {
-            self.catch_up(identity.uid).await?;
-        }
+        self.intake.take(identity, Words::Report(reported, at)).await?;
         Ok(())
     }
 
@@ -213,8 +204,7 @@ impl Catalog {
         identity: &Identity,
         not_after: OffsetDateTime,
     ) -> Result<Host, Error> {
-        let noted = self.intake.take(identity, Words::Certified(not_after)).await?;
-        Ok(noted.host)
+        self.intake.take(identity, Words::Certified(not_after)).await
     }
 
     /// A consistent view for one host. Only so many at a time: when all hosts look at once, people still find connections

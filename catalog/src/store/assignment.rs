@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, Statement,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::columns::{from_json, json, named, padded};
+use super::columns::{from_json, json, named, padded, values_of};
 use super::entity::assignment;
 use super::{Snapshot, Writing, failed};
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
@@ -33,22 +33,78 @@ pub async fn of_host_since(
     rows.map_err(failed)?.into_iter().map(of_row).collect()
 }
 
-/// The same of several hosts, by host.
+/// The same of several hosts, each since a revision of its own, by host.
 pub async fn of_hosts_since(
     snapshot: &Snapshot,
-    hosts: &[Uuid],
-    revision: i64,
+    asked: &[(Uuid, i64)],
 ) -> Result<BTreeMap<Uuid, Vec<Assignment>>, Error> {
-    let rows = assignment::Entity::find()
+    /// Two values each: well below what one statement takes.
+    const ROWS_PER_STATEMENT: usize = 500;
+    let mut by_host: BTreeMap<Uuid, Vec<Assignment>> = BTreeMap::new();
+    for some in asked.chunks(ROWS_PER_STATEMENT) {
+        let some = some.iter().map(|(uid, since)| [(*uid).into(), (*since).into()]);
+        let (list, values) = values_of(some.collect());
+        // CROSS: SQLite goes through the list first, whatever it believes of the table.
+        let sql = format!(
+            "SELECT assignment.* FROM {list} AS asked CROSS JOIN assignment \
+             WHERE assignment.host_uid = asked.column1 AND assignment.revision > asked.column2 ORDER BY assignment.uid"
+        );
+        let statement = Statement::from_sql_and_values(snapshot.db().get_database_backend(), sql, values);
+        let rows = assignment::Entity::find()
+            .from_raw_sql(statement)
+            .all(snapshot.db())
+            .await
+            .map_err(failed)?;
+        for row in rows {
+            by_host.entry(row.host_uid).or_default().push(of_row(row)?);
+        }
+    }
+    Ok(by_host)
+}
+
+/// An assignment or removal, as far as a report is held against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The assignment.
+    pub uid: Uuid,
+    /// Resource name of its activation.
+    pub activation: String,
+    /// The revision of its last change.
+    pub revision: i64,
+    /// It is to be unmounted.
+    pub is_removal: bool,
+}
+
+/// All assignments and removals of several hosts, by host. Of their specs nothing but the name is read.
+pub async fn listed_of_hosts(
+    snapshot: &Snapshot,
+    hosts: &[Uuid],
+) -> Result<BTreeMap<Uuid, Vec<Listed>>, Error> {
+    #[derive(Deserialize)]
+    struct Name {
+        activation: String,
+    }
+    let rows: Vec<(Uuid, Uuid, i64, Option<String>, String)> = assignment::Entity::find()
+        .select_only()
+        .column(assignment::Column::Uid)
+        .column(assignment::Column::HostUid)
+        .column(assignment::Column::Revision)
+        .column(assignment::Column::RemovalReason)
+        .column(assignment::Column::Spec)
         .filter(assignment::Column::HostUid.is_in(padded(hosts)))
-        .filter(assignment::Column::Revision.gt(revision))
-        .order_by_asc(assignment::Column::Uid)
+        .into_tuple()
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let mut by_host: BTreeMap<Uuid, Vec<Assignment>> = BTreeMap::new();
-    for row in rows {
-        by_host.entry(row.host_uid).or_default().push(of_row(row)?);
+    let mut by_host: BTreeMap<Uuid, Vec<Listed>> = BTreeMap::new();
+    for (uid, host_uid, revision, removal, spec) in rows {
+        let Name { activation } = from_json(&spec)?;
+        by_host.entry(host_uid).or_default().push(Listed {
+            uid,
+            activation,
+            revision,
+            is_removal: removal.is_some(),
+        });
     }
     Ok(by_host)
 }
@@ -271,18 +327,18 @@ pub async fn counts_of_hosts(
         .collect())
 }
 
-/// Forgets removals that a host has carried out.
-pub async fn forget(writing: &Writing, host_uid: Uuid, uids: &[Uuid]) -> Result<(), Error> {
-    if uids.is_empty() {
-        return Ok(());
+/// Forgets removals that hosts have carried out.
+pub async fn forget(writing: &Writing, uids: &[Uuid]) -> Result<(), Error> {
+    /// One value each: well below what one statement takes.
+    const ROWS_PER_STATEMENT: usize = 1000;
+    for some in uids.chunks(ROWS_PER_STATEMENT) {
+        assignment::Entity::delete_many()
+            .filter(assignment::Column::Uid.is_in(padded(some)))
+            .filter(assignment::Column::RemovalReason.is_not_null())
+            .exec(writing.db())
+            .await
+            .map_err(failed)?;
     }
-    assignment::Entity::delete_many()
-        .filter(assignment::Column::HostUid.eq(host_uid))
-        .filter(assignment::Column::Uid.is_in(uids.iter().copied()))
-        .filter(assignment::Column::RemovalReason.is_not_null())
-        .exec(writing.db())
-        .await
-        .map_err(failed)?;
     Ok(())
 }
 

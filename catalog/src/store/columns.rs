@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use sea_orm::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
@@ -24,6 +25,27 @@ pub(super) fn padded(uids: &[Uuid]) -> impl Iterator<Item = Uuid> {
     let last = uids.last().copied().into_iter();
     let fill = last.flat_map(move |last| std::iter::repeat_n(last, fill));
     uids.iter().copied().chain(fill)
+}
+
+/// A list `(VALUES …)` of rows that begin with a uid, and its values; filled up, for the same reason, with rows of nobody's
+/// uid, which match nothing. Both databases call its columns `column1` and so on.
+pub(super) fn values_of<const COLUMNS: usize>(rows: Vec<[Value; COLUMNS]>) -> (String, Vec<Value>) {
+    let count = rows.len().next_power_of_two();
+    let nobody: [Value; COLUMNS] = std::array::from_fn(|column| match (column, rows.first()) {
+        (0, _) | (_, None) => Value::from(Uuid::nil()),
+        (column, Some(row)) => row[column].clone(),
+    });
+    let fill = std::iter::repeat_n(nobody, count - rows.len());
+    let places: Vec<String> = (0..count)
+        .map(|row| {
+            let columns: Vec<String> = (1..=COLUMNS)
+                .map(|column| format!("${}", row * COLUMNS + column))
+                .collect();
+            format!("({})", columns.join(", "))
+        })
+        .collect();
+    let values = rows.into_iter().chain(fill).flatten().collect();
+    (format!("(VALUES {})", places.join(", ")), values)
 }
 
 pub(super) fn micros(time: OffsetDateTime) -> i64 {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use mooring_identity::{HpkePublicKey, KeyPin};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Statement, Value,
+    QueryOrder, QuerySelect, QueryTrait, Statement,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{from_json, json, meta_of, micros, named, padded, parsed, row_of, time};
+use super::columns::{from_json, json, meta_of, micros, named, padded, parsed, row_of, time, values_of};
 use super::entity::{assignment, host};
 use super::{Snapshot, Writing, failed};
 use crate::domain::host::{Ban, Host, HostFacts};
@@ -45,18 +45,31 @@ pub async fn by_uids(snapshot: &Snapshot, uids: &[Uuid]) -> Result<BTreeMap<Uuid
     rows.into_iter().map(|row| Ok((row.uid, of_row(row)?))).collect()
 }
 
-/// All hosts there are, and whether each is banned.
-pub async fn all(snapshot: &Snapshot) -> Result<BTreeMap<Uuid, bool>, Error> {
-    let rows: Vec<(Uuid, Option<i64>)> = host::Entity::find()
+/// A host, as far as one has to know to have it look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its pool.
+    pub pool_uid: Uuid,
+    /// Whether it is banned.
+    pub is_banned: bool,
+}
+
+/// All hosts there are.
+pub async fn all(snapshot: &Snapshot) -> Result<BTreeMap<Uuid, Known>, Error> {
+    let rows: Vec<(Uuid, Uuid, Option<i64>)> = host::Entity::find()
         .select_only()
         .column(host::Column::Uid)
+        .column(host::Column::PoolUid)
         .column(host::Column::BanTime)
         .into_tuple()
         .all(snapshot.db())
         .await
         .map_err(failed)?;
-    let rows = rows.into_iter().map(|(uid, ban_time)| (uid, ban_time.is_some()));
-    Ok(rows.collect())
+    let known = |(uid, pool_uid, ban_time): (Uuid, Uuid, Option<i64>)| {
+        let is_banned = ban_time.is_some();
+        (uid, Known { pool_uid, is_banned })
+    };
+    Ok(rows.into_iter().map(known).collect())
 }
 
 /// A banned host with one of these keys.
@@ -173,21 +186,40 @@ pub async fn update(writing: &Writing, host: &Host) -> Result<(), Error> {
 
 /// Notes when hosts were last heard of; never an earlier time than the one that is stored.
 pub async fn set_seen(writing: &Writing, heard: &[(Uuid, OffsetDateTime)]) -> Result<(), Error> {
+    let set = "seen_time = given.column2";
+    let which = "host.seen_time IS NULL OR host.seen_time < given.column2";
+    set_times(writing, heard, set, which).await
+}
+
+/// Notes until when the certificates of hosts last.
+pub async fn set_certified(writing: &Writing, certified: &[(Uuid, OffsetDateTime)]) -> Result<(), Error> {
+    set_times(
+        writing,
+        certified,
+        "certificate_expire_time = given.column2",
+        "TRUE",
+    )
+    .await
+}
+
+/// One statement for many hosts. Of `set` and `which` nothing comes from outside.
+async fn set_times(
+    writing: &Writing,
+    times: &[(Uuid, OffsetDateTime)],
+    set: &'static str,
+    which: &'static str,
+) -> Result<(), Error> {
     /// Two values each: well below what one statement takes, and so many that a fleet costs few statements.
     const ROWS_PER_STATEMENT: usize = 500;
-    for some in heard.chunks(ROWS_PER_STATEMENT) {
-        let rows = (0..some.len()).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2));
-        // Both databases call the columns of such a list so.
-        let sql = format!(
-            "UPDATE host SET seen_time = heard.column2 FROM (VALUES {}) AS heard \
-             WHERE host.uid = heard.column1 AND (host.seen_time IS NULL OR host.seen_time < heard.column2)",
-            rows.collect::<Vec<_>>().join(", "),
-        );
-        let values = some
+    for some in times.chunks(ROWS_PER_STATEMENT) {
+        let some = some
             .iter()
-            .flat_map(|(uid, seen)| [Value::from(*uid), Value::from(micros(*seen))]);
-        let backend = writing.db().get_database_backend();
-        let statement = Statement::from_sql_and_values(backend, sql, values);
+            .map(|(uid, time)| [(*uid).into(), micros(*time).into()]);
+        let (list, values) = values_of(some.collect());
+        let sql = format!(
+            "UPDATE host SET {set} FROM {list} AS given WHERE host.uid = given.column1 AND ({which})"
+        );
+        let statement = Statement::from_sql_and_values(writing.db().get_database_backend(), sql, values);
         writing.db().execute_raw(statement).await.map_err(failed)?;
     }
     Ok(())

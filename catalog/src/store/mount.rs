@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, IntoActiveModel, JoinType, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, RelationTrait,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, JoinType, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, RelationTrait, Statement,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{from_json, json, micros, named, padded, time};
+use super::columns::{from_json, json, micros, named, padded, time, values_of};
 use super::entity::{assignment, host, mount};
 use super::{Snapshot, Writing, failed};
 use crate::domain::activation::MountState;
@@ -200,17 +200,19 @@ pub async fn put_all(writing: &Writing, mounts: &BTreeMap<(Uuid, Uuid), Observed
     Ok(())
 }
 
-/// Forgets mounts that a host has no longer.
-pub async fn delete(writing: &Writing, host_uid: Uuid, assignments: &[Uuid]) -> Result<(), Error> {
-    if assignments.is_empty() {
-        return Ok(());
+/// Forgets mounts that hosts have no longer, by host and assignment.
+pub async fn delete(writing: &Writing, mounts: &[(Uuid, Uuid)]) -> Result<(), Error> {
+    /// Two values each: well below what one statement takes.
+    const ROWS_PER_STATEMENT: usize = 500;
+    for some in mounts.chunks(ROWS_PER_STATEMENT) {
+        let some = some
+            .iter()
+            .map(|(host, assignment)| [(*host).into(), (*assignment).into()]);
+        let (list, values) = values_of(some.collect());
+        let sql = format!("DELETE FROM mount WHERE (host_uid, assignment_uid) IN {list}");
+        let statement = Statement::from_sql_and_values(writing.db().get_database_backend(), sql, values);
+        writing.db().execute_raw(statement).await.map_err(failed)?;
     }
-    mount::Entity::delete_many()
-        .filter(mount::Column::HostUid.eq(host_uid))
-        .filter(mount::Column::AssignmentUid.is_in(assignments.iter().copied()))
-        .exec(writing.db())
-        .await
-        .map_err(failed)?;
     Ok(())
 }
 

@@ -65,16 +65,12 @@ pub async fn host_counts(snapshot: &Snapshot, pools: &[Uuid]) -> Result<BTreeMap
         .collect())
 }
 
-/// How long the hosts of each of these pools may start mounts without the catalog, where that is bounded.
-pub async fn offline_maxima(
-    snapshot: &Snapshot,
-    pools: impl IntoIterator<Item = Uuid>,
-) -> Result<BTreeMap<Uuid, Duration>, Error> {
+/// How long the hosts of each pool may start mounts without the catalog, where that is bounded.
+pub async fn offline_maxima(snapshot: &Snapshot) -> Result<BTreeMap<Uuid, Duration>, Error> {
     let rows: Vec<(Uuid, i64)> = pool::Entity::find()
         .select_only()
         .column(pool::Column::Uid)
         .column(pool::Column::OfflineMax)
-        .filter(pool::Column::Uid.is_in(pools))
         .filter(pool::Column::OfflineMax.is_not_null())
         .into_tuple()
         .all(snapshot.db())

@@ -114,13 +114,17 @@ impl Line {
 }
 
 fn hello() -> Said {
+    hello_with("DEFAULT")
+}
+
+fn hello_with(backend: &str) -> Said {
     Said::Hello(agent_pb::Hello {
         protocol_version: 1,
         facts: Some(agent_pb::HostFacts {
             agent_version: "0.1.0".into(),
             kernel_version: "6.18".into(),
             backends: vec![agent_pb::BackendFact {
-                backend: "DEFAULT".into(),
+                backend: backend.into(),
                 version: "0.1.0".into(),
             }],
         }),
@@ -161,6 +165,23 @@ async fn becomes(world: &World, name: &str, state: pb::ActivationState) {
 }
 
 #[tokio::test]
+async fn a_host_without_our_own_program_says_what_it_cannot_mount() {
+    let (world, host) = world().await;
+    let mut line = Line::open(&world, &host, hello_with("GEESEFS")).await.unwrap();
+    assert!(matches!(line.next().await.unwrap(), Told::Welcome(_)));
+    let body = pb::GetHostRequest {
+        name: host.name.clone(),
+    };
+    let shown = world.api.get_host(request(&world.operator, body)).await.unwrap();
+    let shown = shown.into_inner();
+    assert!(
+        shown.message.contains("backend DEFAULT cannot be mounted"),
+        "{}",
+        shown.message
+    );
+}
+
+#[tokio::test]
 async fn a_stream_leads_a_host_from_nothing_to_a_mount_and_back() {
     let (world, host) = world().await;
     let operator = world.operator.clone();
@@ -178,6 +199,7 @@ async fn a_stream_leads_a_host_from_nothing_to_a_mount_and_back() {
         .unwrap()
         .into_inner();
     assert_eq!((shown.agent_version.as_str(), shown.backends.len()), ("0.1.0", 1));
+    assert_eq!(shown.message, "");
 
     let name = world
         .activate(&operator, "projects/ml/connectors/reports", "gpu")
@@ -352,8 +374,8 @@ async fn a_host_that_talks_all_the_time_is_told_what_no_wake_up_came_for() {
         settings,
     ));
     let mut sweeps = JoinSet::new();
-    let sweeping = serving.clone();
-    sweeps.spawn(async move { sweeping.sweep_orders(CancellationToken::new()).await });
+    let (sweeping, swept) = (serving.clone(), serving.swept().await.unwrap());
+    sweeps.spawn(async move { sweeping.sweep_orders(swept, CancellationToken::new()).await });
     let acting = std::mem::replace(&mut world.api, Api { catalog: serving });
     let (mut line, _, snapshot) = Line::greeted(&world, &host).await;
     world.api = acting;
@@ -385,7 +407,27 @@ async fn a_host_that_talks_all_the_time_is_told_what_no_wake_up_came_for() {
     };
     assert_eq!(delta.upserts.len(), 1);
 
-    // Nor did one come for what the other catalog says of the host itself.
+    // Nor did one come for the bound of its pool.
+    let pool = pb::Pool {
+        name: "pools/gpu".into(),
+        offline_max: Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let body = pb::UpdatePoolRequest {
+        pool: Some(pool),
+        ..Default::default()
+    };
+    world
+        .api
+        .update_pool(request(&world.operator, body))
+        .await
+        .unwrap();
+    assert_eq!(line.delta().await.offline_max.unwrap().seconds, 3600);
+
+    // Nor for what the other catalog says of the host itself.
     let body = pb::BanHostRequest {
         name: host.name.clone(),
         reason: "stolen".into(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use mooring_identity::StatementKind;
 use mooring_proto::agent::v1 as agent_pb;
 use prost::Message;
-use uuid::Uuid;
 
 use super::{Catalog, HostView, find};
 use crate::domain::Error;
@@ -121,34 +120,6 @@ impl Catalog {
             .sign_statement(StatementKind::Ban, &statement)
             .map_err(Error::internal)?;
         Ok(Some(agent_pb::SignedBan { statement, signature }))
-    }
-
-    /// Gives a host that takes mounts what it lacks: it had still to unmount something when its drain was called off.
-    pub(in crate::ops) async fn catch_up(&self, host_uid: Uuid) -> Result<(), Error> {
-        let snapshot = self.read().await?;
-        let Some(host) = store::host::by_uid(&snapshot, host_uid).await? else {
-            return Ok(());
-        };
-        let live = store::activation::live_of_pool(&snapshot, host.pool_uid).await?;
-        let has = store::assignment::of_host(&snapshot, host_uid).await?;
-        drop(snapshot);
-        let lacks = live
-            .iter()
-            .any(|activation| has.iter().all(|own| own.activation_uid != activation.meta.uid));
-        if host.unschedulable || !lacks {
-            return Ok(());
-        }
-        let writing = self.write().await?;
-        let Some(host) = store::host::by_uid(&writing, host_uid).await? else {
-            return Ok(());
-        };
-        if !host.unschedulable {
-            self.assign_host(&writing, &host).await?;
-        }
-        if writing.has_orders() {
-            writing.commit_observed().await?;
-        }
-        Ok(())
     }
 
     async fn changed(

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::known::{Given, Hosts, Mounts};
+use super::known::{Hosts, Mounts};
 use super::queue::{Queue, Want, Work};
 use crate::domain::Error;
 use crate::domain::host::{Host, HostFacts};
@@ -34,15 +34,6 @@ pub(super) enum Words {
     Report(Vec<ObservedMount>, ReportedAt),
 }
 
-/// What became of it.
-#[derive(Clone, Debug)]
-pub(super) struct Outcome {
-    /// The host, as it was before.
-    pub(super) host: Host,
-    /// The host has carried out a removal, and now lacks something that its pool was given.
-    pub(super) is_owed: bool,
-}
-
 /// What waits to be written.
 #[derive(Clone)]
 pub(crate) struct Intake {
@@ -55,7 +46,7 @@ pub(crate) struct Intake {
 struct Entry {
     identity: Identity,
     words: Words,
-    answer: oneshot::Sender<Result<Outcome, Error>>,
+    answer: oneshot::Sender<Result<Host, Error>>,
 }
 
 impl Want for Entry {
@@ -82,8 +73,8 @@ impl Intake {
         }
     }
 
-    /// Writes down what a host says, together with what others say at the same time.
-    pub(super) async fn take(&self, identity: &Identity, words: Words) -> Result<Outcome, Error> {
+    /// Writes down what a host says, together with what others say at the same time. Answers the host, as it was before.
+    pub(super) async fn take(&self, identity: &Identity, words: Words) -> Result<Host, Error> {
         let (answer, answered) = oneshot::channel();
         let entry = Entry {
             identity: identity.clone(),
@@ -144,19 +135,11 @@ impl Intake {
     }
 }
 
-/// What the words of one host come to.
-#[derive(Default)]
-struct Effect {
-    is_change_of_state: bool,
-    /// Removals that it has carried out.
-    carried_out: Vec<Uuid>,
-}
-
 /// One transaction. A host that is refused has written nothing.
 async fn try_to_write(
     writing: Result<Writing, Error>,
     batch: &[Entry],
-) -> Result<Vec<Result<Outcome, Error>>, Error> {
+) -> Result<Vec<Result<Host, Error>>, Error> {
     let writing = writing?;
     let hosts = Hosts::of(&writing, batch.iter().map(|entry| &entry.identity)).await?;
     let reporting = batch
@@ -164,31 +147,16 @@ async fn try_to_write(
         .filter(|entry| matches!(entry.words, Words::Report(..)));
     let reporting: Vec<Uuid> = reporting.map(|entry| entry.identity.uid).collect();
     let mounts = Mounts::of(&writing, &reporting).await?;
-    let mut rows = BTreeMap::new();
-    let mut effects = Vec::with_capacity(batch.len());
-    for Entry { identity, words, .. } in batch {
-        effects.push(match hosts.behind(identity, &writing) {
-            Ok(host) => Ok((host, put(&writing, host, words, &mounts, &mut rows).await?)),
-            Err(refused) => Err(refused),
-        });
-    }
-    store::mount::put_all(&writing, &rows).await?;
-    let freed = effects.iter().filter_map(|effect| effect.as_ref().ok());
-    let freed = freed.filter(|(_, effect)| !effect.carried_out.is_empty());
-    let given = Given::to_pools_of(&writing, freed.map(|(host, _)| *host)).await?;
+    let mut notes = Notes::default();
     let mut is_change_of_state = false;
     let mut outcomes = Vec::with_capacity(batch.len());
-    for effect in effects {
-        outcomes.push(effect.map(|(host, effect)| {
-            is_change_of_state |= effect.is_change_of_state;
-            let left = mounts.ordered(host.meta.uid).iter();
-            let left = left.filter(|assignment| !effect.carried_out.contains(&assignment.uid));
-            Outcome {
-                host: host.clone(),
-                is_owed: !effect.carried_out.is_empty() && given.is_lacked_by(host, left),
-            }
+    for Entry { identity, words, .. } in batch {
+        outcomes.push(hosts.behind(identity, &writing).map(|host| {
+            is_change_of_state |= notes.take(host, words, &mounts, writing.now());
+            host.clone()
         }));
     }
+    notes.write(&writing).await?;
     if is_change_of_state {
         writing.commit_observed().await?;
     } else {
@@ -197,70 +165,88 @@ async fn try_to_write(
     Ok(outcomes)
 }
 
-/// Writes what is new in a host's words; mounts are added to `rows`, by host and assignment.
-async fn put(
-    writing: &Writing,
-    host: &Host,
-    words: &Words,
-    mounts: &Mounts,
-    rows: &mut BTreeMap<(Uuid, Uuid), ObservedMount>,
-) -> Result<Effect, Error> {
-    let uid = host.meta.uid;
-    let mut add = |mount: ObservedMount| drop(rows.insert((uid, mount.assignment_uid), mount));
-    match words {
-        Words::Facts(facts) => {
-            let is_change_of_state = host.facts != *facts;
-            if is_change_of_state {
-                let mut host = host.clone();
-                host.facts = facts.clone();
-                store::host::update(writing, &host).await?;
-            }
-            Ok(Effect {
-                is_change_of_state,
-                ..Effect::default()
-            })
-        }
-        Words::Certified(not_after) => {
-            if host.ban.is_none() {
-                let mut host = host.clone();
-                host.certificate_expire_time = *not_after;
-                store::host::update(writing, &host).await?;
-            }
-            Ok(Effect::default())
-        }
-        Words::Orphans(orphans) => {
-            orphans.iter().cloned().for_each(&mut add);
-            Ok(Effect {
-                is_change_of_state: !orphans.is_empty(),
-                ..Effect::default()
-            })
-        }
-        Words::Report(reported, at) => {
-            let digest = mounts.news(uid, reported.clone(), *at);
-            let is_change_of_state = digest.is_change_of_state();
-            let Digest {
-                changed,
-                touched,
-                dropped,
-                carried_out,
-            } = digest;
-            changed.into_iter().chain(touched).for_each(&mut add);
-            store::mount::delete(writing, uid, &dropped).await?;
-            store::assignment::forget(writing, uid, &carried_out).await?;
-            let is_ban_done = at.ban_carried_out && host.has_a_ban_to_carry_out();
-            if is_ban_done {
-                let mut host = host.clone();
-                if let Some(ban) = &mut host.ban {
-                    ban.done = Some(writing.now());
+/// What is to be written of many hosts, so that each kind of it costs a statement.
+#[derive(Default)]
+struct Notes {
+    hosts: Vec<Host>,
+    certified: Vec<(Uuid, OffsetDateTime)>,
+    /// By host and assignment.
+    mounts: BTreeMap<(Uuid, Uuid), ObservedMount>,
+    dropped: Vec<(Uuid, Uuid)>,
+    carried_out: Vec<Uuid>,
+}
+
+impl Notes {
+    /// Takes what is new in a host's words. Answers whether a state has changed.
+    fn take(&mut self, host: &Host, words: &Words, mounts: &Mounts, now: OffsetDateTime) -> bool {
+        let uid = host.meta.uid;
+        match words {
+            Words::Facts(facts) => {
+                let is_news = host.facts != *facts;
+                if is_news {
+                    let mut host = host.clone();
+                    host.facts = facts.clone();
+                    self.hosts.push(host);
                 }
-                store::host::update(writing, &host).await?;
-                tracing::warn!(host = %host.name, "a banned host has carried its ban out");
+                is_news
             }
-            Ok(Effect {
-                is_change_of_state: is_change_of_state || is_ban_done,
-                carried_out,
-            })
+            Words::Certified(not_after) => {
+                if host.ban.is_none() {
+                    self.certified.push((uid, *not_after));
+                }
+                false
+            }
+            Words::Orphans(orphans) => {
+                self.put(uid, orphans.iter().cloned());
+                !orphans.is_empty()
+            }
+            Words::Report(reported, at) => {
+                let digest = mounts.news(uid, reported.clone(), *at);
+                let is_change_of_state = digest.is_change_of_state();
+                let Digest {
+                    changed,
+                    touched,
+                    dropped,
+                    carried_out,
+                } = digest;
+                self.put(uid, changed.into_iter().chain(touched));
+                self.dropped
+                    .extend(dropped.into_iter().map(|assignment| (uid, assignment)));
+                self.carried_out.extend(carried_out);
+                let is_ban_done = at.ban_carried_out && host.has_a_ban_to_carry_out();
+                if is_ban_done {
+                    tracing::warn!(host = %host.name, "a banned host has carried its ban out");
+                    let mut host = host.clone();
+                    host.ban.iter_mut().for_each(|ban| ban.done = Some(now));
+                    self.hosts.push(host);
+                }
+                is_change_of_state || is_ban_done
+            }
         }
+    }
+
+    fn put(&mut self, host_uid: Uuid, mounts: impl IntoIterator<Item = ObservedMount>) {
+        let rows = mounts
+            .into_iter()
+            .map(|mount| ((host_uid, mount.assignment_uid), mount));
+        self.mounts.extend(rows);
+    }
+
+    async fn write(self, writing: &Writing) -> Result<(), Error> {
+        let Self {
+            hosts,
+            certified,
+            mounts,
+            dropped,
+            carried_out,
+        } = self;
+        for host in &hosts {
+            store::host::update(writing, host).await?;
+        }
+        store::host::set_certified(writing, &certified).await?;
+        store::mount::put_all(writing, &mounts).await?;
+        store::mount::delete(writing, &dropped).await?;
+        store::assignment::forget(writing, &carried_out).await
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zeroize::Zeroize;
 
 use super::desk::Question;
-use super::known::{Given, Hosts};
+use super::known::Hosts;
 use super::queue::Want;
 use crate::domain::Error;
 use crate::domain::assignment::Assignment;
@@ -75,8 +75,6 @@ pub(crate) struct Brief {
     pub(super) realm: Realm,
     /// Assignments and removals.
     pub(super) changed: Vec<Assignment>,
-    /// The host lacks something that its pool was given. Looked at only with everything at hand: since 0.
-    pub(super) is_owed: bool,
     /// Of its pool.
     offline_max: Option<Duration>,
     keys: Arc<Keys>,
@@ -103,31 +101,18 @@ impl Question for Changed {
         questions: &[&Self],
     ) -> Result<Vec<Result<Brief, Error>>, Error> {
         let hosts = Hosts::of(snapshot, questions.iter().map(|asked| &asked.identity)).await?;
-        let since = questions.iter().map(|asked| asked.since).min().unwrap_or(0);
-        let uids: Vec<Uuid> = questions.iter().map(|asked| asked.identity.uid).collect();
-        let mut changed = store::assignment::of_hosts_since(snapshot, &uids, since).await?;
-        for asked in questions {
-            if let Some(rows) = changed.get_mut(&asked.identity.uid) {
-                rows.retain(|assignment| assignment.revision > asked.since);
-            }
-        }
+        let since = questions.iter().map(|asked| (asked.identity.uid, asked.since));
+        let since: Vec<(Uuid, i64)> = since.collect();
+        let mut changed = store::assignment::of_hosts_since(snapshot, &since).await?;
         let keys = Arc::new(Keys::of(snapshot, changed.values().flatten()).await?);
-        let whole = questions.iter().filter(|asked| asked.since == 0);
-        let whole = whole.filter_map(|asked| hosts.behind(&asked.identity, snapshot).ok());
-        let given = Given::to_pools_of(snapshot, whole).await?;
         let realm = store::realm::get(snapshot).await?;
-        let known = questions
-            .iter()
-            .filter_map(|asked| hosts.behind(&asked.identity, snapshot).ok());
-        let pools: BTreeSet<Uuid> = known.map(|host| host.pool_uid).collect();
-        let offline_maxima = store::pool::offline_maxima(snapshot, pools).await?;
+        let offline_maxima = store::pool::offline_maxima(snapshot).await?;
         let mut brief = |asked: &&Self| {
             let host = hosts.behind(&asked.identity, snapshot)?;
             let changed = changed.remove(&asked.identity.uid).unwrap_or_default();
             Ok(Brief {
                 host: host.clone(),
                 realm,
-                is_owed: asked.since == 0 && given.is_lacked_by(host, &changed),
                 changed,
                 offline_max: offline_maxima.get(&host.pool_uid).copied(),
                 keys: Arc::clone(&keys),
@@ -189,7 +174,6 @@ impl Catalog {
             host,
             realm,
             changed,
-            is_owed: _,
             offline_max,
             keys,
         } = brief;

@@ -5,10 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::domain::activation::MountState;
-use crate::domain::assignment::RemovalOrder;
-use crate::domain::host::HostFacts;
 use crate::domain::mount::ReportedAt;
-use crate::store;
 use crate::testing::fleet::{active_fleet, mount};
 
 const HOSTS: usize = 30;
@@ -49,7 +46,7 @@ async fn hosts_that_ask_at_once_are_told_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn what_is_known_already_is_not_written_and_what_a_host_lacks_it_gets_when_it_comes() {
+async fn what_is_known_already_is_not_written() {
     let (world, hosts) = active_fleet(HOSTS).await;
     let assignment = hosts[0].assignment(&world).await.assignment;
     let at = ReportedAt {
@@ -66,28 +63,4 @@ async fn what_is_known_already_is_not_written_and_what_a_host_lacks_it_gets_when
         taken.unwrap();
         assert_eq!(world.revision().await, before + 1, "only the first is news");
     }
-
-    // As a catalog leaves it that ends between a report and what comes after it.
-    let lacks = &hosts[1];
-    let had = lacks.assignment(&world).await.assignment.uid;
-    let removal = RemovalOrder {
-        reason: RemovalOrder::DRAINED,
-        grace: Duration::ZERO,
-    };
-    let writing = world.catalog.write().await.unwrap();
-    let revision = writing.next_revision().await.unwrap();
-    store::assignment::remove_of_host(&writing, lacks.uid, &removal, revision, true)
-        .await
-        .unwrap();
-    store::assignment::forget(&writing, lacks.uid, &[had])
-        .await
-        .unwrap();
-    writing.commit_observed().await.unwrap();
-    assert!(lacks.orders_since(&world, 0).await.assignments.is_empty());
-    let greeted = world
-        .catalog
-        .greet(&lacks.identity, HostFacts::default(), &[])
-        .await;
-    assert!(greeted.is_ok());
-    assert_ne!(lacks.assignment(&world).await.assignment.uid, had);
 }
