@@ -1,6 +1,7 @@
 //! What becomes of a mount when its worker, its agent or both end, hang or are replaced by another version: the mount
 //! stays, open files go on, no operation fails; and where that cannot be, it is said and nobody else is touched.
 
+mod failing;
 mod forgotten;
 mod hanging;
 mod load;
