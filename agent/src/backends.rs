@@ -143,12 +143,18 @@ impl Programs {
         Ok(path)
     }
 
-    /// Whether a process that runs this file runs one of them, as it is installed or as it was before an upgrade.
+    /// Whether a process that runs this file runs one of them, as it is installed, as it was before an upgrade, or as
+    /// its makers call it: what is installed may be a script that runs it.
     pub fn are_named(&self, running: &Path) -> bool {
         let name = |path: &Path| {
             let name = path.file_name()?.to_string_lossy().into_owned();
             Some(name.trim_end_matches(" (deleted)").to_owned())
         };
+        // Such as geesefs-linux-amd64.
+        let makers = ["mooring-fs", "geesefs", "s3fs"];
+        if name(running).is_some_and(|running| makers.iter().any(|made| running.starts_with(made))) {
+            return true;
+        }
         [&self.mooring_fs, &self.geesefs, &self.s3fs]
             .into_iter()
             .flat_map(|installed| [Some(installed.clone()), installed.canonicalize().ok()])
@@ -353,6 +359,7 @@ mod tests {
         assert!(
             installed.are_named(Path::new("/opt/s3fs")) && !installed.are_named(Path::new("/usr/bin/sed"))
         );
+        assert!(installed.are_named(Path::new("/opt/geesefs-linux-amd64")));
         let missing = programs(dir.path()).find(Foreign::S3fs).unwrap_err().to_string();
         assert!(
             missing.contains("apt install s3fs") && missing.contains("as soon as it is there"),

@@ -172,6 +172,7 @@ impl Mounter {
             Foreign::Geesefs => {
                 let credential = self.open(record.assignment_uid, spec, sealed)?;
                 let (keys, mount) = (self.keys(), record.keys_of());
+                super::go_on(cancel)?;
                 keys.write(mount, &key_files(program, &keys, mount, &credential)?)?;
                 self.write(&with_key(record, sealed))?;
                 Ok(status())
@@ -222,7 +223,8 @@ impl Mounter {
                 .end_unit(unit)
                 .map_err(|error| MountError::host("BackendStuck", error.to_string()))?;
         }
-        match self.keys().end_readers(record.keys_of()) {
+        let are_programs = |program: &Path| self.programs.are_named(program);
+        match self.keys().end_readers(record.keys_of(), are_programs) {
             true => Ok(()),
             false => Err(MountError::host(
                 "BackendStuck",
@@ -234,9 +236,12 @@ impl Mounter {
     /// Removes keys that no record names and no program reads: those of programs that went on for open files after their
     /// assignment had been mounted anew.
     pub fn sweep_keys(&self) {
+        let keys = self.keys();
+        // Listed first: who is about to start has his record written before his key.
+        let found = keys.mounts().collect();
         if let Ok(records) = self.runs.read_all() {
             let named = records.values().map(Record::keys_of).collect();
-            self.keys().sweep(&named);
+            keys.sweep(&found, &named, |program| self.programs.are_named(program));
         }
     }
 

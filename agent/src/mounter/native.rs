@@ -160,18 +160,23 @@ impl Mounter {
         let ours = is_ours(&record.path)?;
         let alive = record.worker.is_alive();
         if record.phase == Phase::Launching && alive {
-            let socket = self.runs.control_socket(about.uid);
-            let worker = Worker::connect(&socket)
-                .ok()
-                .filter(|worker| worker.hello().serves == Some(about.uid));
-            if worker.is_some() && !ours {
+            let worker = self
+                .reach(record)
+                .filter(|(worker, _)| worker.hello().serves == Some(about.uid));
+            if let Some((_, socket)) = worker.as_ref().filter(|_| !ours) {
+                self.serves_at(about.uid, socket)?;
                 self.leave_alone(record)?;
             } else {
                 let serving = worker
                     .filter(|_| touch(&record.path, TOUCH_TIMEOUT, || {}) == Touched::Answers)
-                    .and_then(|worker| Some((worker.status().ok()?, worker.hello().begun())));
+                    .and_then(|(worker, socket)| {
+                        Some((worker.status().ok()?, worker.hello().begun(), socket))
+                    });
                 match serving {
-                    Some((status, begun)) if record.generation == about.generation && record.path == path => {
+                    Some((status, begun, socket))
+                        if record.generation == about.generation && record.path == path =>
+                    {
+                        self.serves_at(about.uid, &socket)?;
                         self.write(&Record {
                             phase: Phase::Mounted,
                             mount_time: Some(self.clock.now()),
@@ -261,7 +266,7 @@ impl Mounter {
         record: impl Fn(Process) -> Record,
         cancel: &CancellationToken,
     ) -> Result<WorkerStatus, MountError> {
-        let process = self.launch_worker(uid, &self.runs.control_socket(uid), cancel)?;
+        let process = self.launch_worker(uid, &self.runs.next_socket(uid), cancel)?;
         let outcome = self.hand_over(uid, path, config, process, &record, cancel);
         if outcome.is_err() {
             // It may have ended by itself; and nothing was announced, so nothing can be lost.
@@ -273,7 +278,8 @@ impl Mounter {
         outcome
     }
 
-    /// Starts a worker that listens at `socket`.
+    /// Starts a worker that listens at `socket`: the next one, until it serves. Whoever starts it again, as a person can do
+    /// with its unit, does not take the place of the one that serves.
     pub(super) fn launch_worker(
         &self,
         uid: Uuid,
@@ -321,7 +327,8 @@ impl Mounter {
     ) -> Result<WorkerStatus, MountError> {
         use std::os::fd::AsFd;
         self.write(&record(process))?;
-        let worker = self.greet(uid, process, &self.runs.control_socket(uid))?;
+        let next = self.runs.next_socket(uid);
+        let worker = self.greet(uid, process, &next)?;
         super::go_on(cancel)?;
         let device = fuse::mount(path, config.read_only)?;
         let begun = worker
@@ -347,6 +354,7 @@ impl Mounter {
         }
         fuse::set_read_ahead(path);
         let status = worker.status().map_err(|error| worker_failed(&error))?;
+        self.serves_at(uid, &next)?;
         self.write(&Record {
             phase: Phase::Mounted,
             mount_time: Some(self.clock.now()),
@@ -357,6 +365,26 @@ impl Mounter {
             self.keeper.keep(uid, path, device);
         }
         Ok(status)
+    }
+
+    /// From now on the worker that listens at `socket` is the one that serves.
+    pub(super) fn serves_at(&self, uid: Uuid, socket: &Path) -> Result<(), MountError> {
+        let control = self.runs.control_socket(uid);
+        if socket == control {
+            return Ok(());
+        }
+        std::fs::rename(socket, &control)
+            .map_err(|error| MountError::io("rename the socket to", &control, error))
+    }
+
+    /// The worker of a record, if it answers, and where: one that an agent before us has started may serve already, and
+    /// not be noted yet.
+    pub(super) fn reach(&self, record: &Record) -> Option<(Worker, PathBuf)> {
+        let uid = record.assignment_uid;
+        [self.runs.next_socket(uid), self.runs.control_socket(uid)]
+            .into_iter()
+            .filter_map(|socket| Some((Worker::connect(&socket).ok()?, socket)))
+            .find(|(worker, _)| worker.hello().pid == record.worker.pid)
     }
 
     /// Connects to a worker that has just been started.

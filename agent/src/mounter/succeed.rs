@@ -229,11 +229,7 @@ impl Mounter {
             }
         }
         let status = worker.status().map_err(|error| worker_failed(&error))?;
-        let control = self.runs.control_socket(uid);
-        if socket != control {
-            std::fs::rename(socket, &control)
-                .map_err(|error| MountError::io("rename the socket to", &control, error))?;
-        }
+        self.serves_at(uid, socket)?;
         let mut successions = record.successions;
         match cause {
             Cause::Death => successions.deaths += 1,

@@ -1,7 +1,7 @@
 //! The end of a mount: what waits is uploaded, the mount is taken away, and the folder given back. Whoever still has
 //! files open keeps them, and the worker lives on for them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ impl Mounter {
         let alive = record.as_ref().filter(|record| record.worker.is_alive()).cloned();
         // Programs of others upload what is open when they are unmounted, and end then.
         if let Some(record) = alive.as_ref().filter(|record| record.foreign().is_none()) {
-            let finish = finish_worker(self.runs.control_socket(uid), record.worker, grace);
+            let finish = finish_worker(Arc::clone(&self), record.clone(), grace);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(Stopped::Interrupted), // cancel-safe: no state
                 () = finish => {} // dropping it leaves the worker uploading, which is what is wanted
@@ -148,10 +148,9 @@ impl Mounter {
         // What is about to start finds no key.
         self.over.store(true, Ordering::Release);
         self.launcher.kill_all_units();
-        for (process, program) in Process::naming(self.runs.run_dir()) {
-            if self.programs.are_named(&program) {
-                process.end(EXIT_PATIENCE);
-            }
+        let are_programs = |program: &Path| self.programs.are_named(program);
+        for process in Process::naming(self.runs.run_dir(), are_programs) {
+            process.end(EXIT_PATIENCE);
         }
         self.keys().remove_all();
     }
@@ -186,13 +185,17 @@ impl Mounter {
 
 /// Uploads what waits; a worker that was never given a mount is ended instead. Errors do not stop the unmount: it was
 /// ordered, and the worker goes on uploading after it. A grace may be a day, so no thread waits for the answer.
-async fn finish_worker(socket: PathBuf, process: Process, grace: Duration) {
+async fn finish_worker(mounter: Arc<Mounter>, record: Record, grace: Duration) {
     let asked = blocking(move || {
-        let worker = Worker::connect(&socket)?;
+        let worker = match mounter.reach(&record) {
+            Some((worker, _)) => worker,
+            // It says why it does not answer.
+            None => Worker::connect(&mounter.runs.control_socket(record.assignment_uid))?,
+        };
         let serves = worker.hello().serves.is_some();
         match serves {
             true => worker.begin_stop(grace)?,
-            false => process.kill(),
+            false => record.worker.kill(),
         }
         Ok::<_, WorkerError>(serves.then_some(worker))
     });

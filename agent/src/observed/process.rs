@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -25,19 +25,24 @@ impl Process {
         start_time: 0,
     };
 
-    /// All processes with `folder` or something in it on their command line, with the file that each one runs.
-    pub fn naming(folder: &Path) -> Vec<(Process, PathBuf)> {
+    /// All processes with `folder` or something in it on their command line, among those that run a file which is
+    /// `wanted`. Blocks; a command line lies in the memory of its process, and reading it waits for whoever holds that, so
+    /// those of strangers, which may hang, are not read.
+    pub fn naming(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<Process> {
         let mut needle = folder.as_os_str().as_bytes().to_vec();
         needle.push(b'/');
         let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .filter_map(|pid| {
                 let process = Process::of_pid(pid)?;
+                let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+                if !wanted(&program) {
+                    return None;
+                }
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
                 let names = line.windows(needle.len()).any(|part| part == needle);
-                let program = names.then(|| std::fs::read_link(format!("/proc/{pid}/exe")).ok());
                 // Judged last: what was read is of this very process.
-                Some((process, program??)).filter(|_| process.is_alive())
+                (names && process.is_alive()).then_some(process)
             })
             .collect()
     }
@@ -166,21 +171,19 @@ mod tests {
             .spawn()
             .unwrap();
         let process = Process::of_pid(child.id()).unwrap();
+        let any = |_: &Path| true;
         // Between fork and exec it is still this test.
-        while Process::naming(folder).is_empty() {
+        while Process::naming(folder, any).is_empty() {
             std::thread::yield_now();
         }
-        let found = Process::naming(folder);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0, process);
-        assert_eq!(
-            found[0].1,
-            std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap()
-        );
-        assert!(Process::naming(beside).is_empty());
+        assert_eq!(Process::naming(folder, any), [process]);
+        let its_own = std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap();
+        assert_eq!(Process::naming(folder, |program| program == its_own), [process]);
+        assert!(Process::naming(folder, |program| program != its_own).is_empty());
+        assert!(Process::naming(beside, any).is_empty());
         process.kill();
         child.wait().unwrap();
-        assert!(Process::naming(folder).is_empty());
+        assert!(Process::naming(folder, any).is_empty());
     }
 
     #[test]

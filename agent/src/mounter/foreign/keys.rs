@@ -72,19 +72,24 @@ impl Keys {
         let _ = std::fs::remove_dir(folder);
     }
 
-    /// Forgets the keys of mounts that are not among `named`, unless a program still reads them there.
-    pub(in crate::mounter) fn sweep(&self, named: &BTreeSet<Uuid>) {
-        for mount in self.mounts().filter(|mount| !named.contains(mount)) {
-            if Process::naming(&self.folder.join(mount.to_string())).is_empty() {
-                self.remove(mount);
+    /// Forgets those of the `found` keys that are not among `named`, unless one of the programs still reads them there.
+    pub(in crate::mounter) fn sweep(
+        &self,
+        found: &BTreeSet<Uuid>,
+        named: &BTreeSet<Uuid>,
+        are_programs: impl Fn(&Path) -> bool,
+    ) {
+        for mount in found.difference(named) {
+            if Process::naming(&self.folder.join(mount.to_string()), &are_programs).is_empty() {
+                self.remove(*mount);
             }
         }
     }
 
     /// Kills the programs that read the key of a mount; tells whether they have ended.
-    pub(in crate::mounter) fn end_readers(&self, mount: Uuid) -> bool {
-        let readers = Process::naming(&self.folder.join(mount.to_string()));
-        readers.into_iter().all(|(reader, _)| reader.end(EXIT_PATIENCE))
+    pub(in crate::mounter) fn end_readers(&self, mount: Uuid, are_programs: impl Fn(&Path) -> bool) -> bool {
+        let readers = Process::naming(&self.folder.join(mount.to_string()), are_programs);
+        readers.into_iter().all(|reader| reader.end(EXIT_PATIENCE))
     }
 
     /// Forgets the keys of all mounts, also of those that nobody remembers.
@@ -94,7 +99,8 @@ impl Keys {
         }
     }
 
-    fn mounts(&self) -> impl Iterator<Item = Uuid> {
+    /// Whose keys are here.
+    pub(in crate::mounter) fn mounts(&self) -> impl Iterator<Item = Uuid> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
     }

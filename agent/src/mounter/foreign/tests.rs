@@ -200,17 +200,22 @@ fn keys_that_no_record_names_go_when_no_program_reads_them() {
         .arg(format!("passwd_file={}/{read}/passwd", folder.display()))
         .spawn()
         .unwrap();
-    while Process::naming(&folder.join(read.to_string())).is_empty() {
+    let any = |_: &std::path::Path| true;
+    while Process::naming(&folder.join(read.to_string()), any).is_empty() {
         std::thread::yield_now();
     }
     let there = || {
         let mounts = [named, read, left];
         mounts.map(|mount| folder.join(mount.to_string()).exists())
     };
-    keys.sweep(&[named].into());
+    let sweep = || keys.sweep(&keys.mounts().collect(), &[named].into(), any);
+    sweep();
     assert_eq!(there(), [true, true, false]);
-    assert!(keys.end_readers(read));
+    assert!(keys.end_readers(read, any));
     program.wait().ok();
-    keys.sweep(&[named].into());
+    sweep();
+    assert_eq!(there(), [true, false, false]);
+    // Of one that has come meanwhile nothing is known.
+    keys.sweep(&[read].into(), &[].into(), any);
     assert_eq!(there(), [true, false, false]);
 }
