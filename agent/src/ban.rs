@@ -36,6 +36,9 @@ const FILE: &str = "ban";
 /// What cannot be unmounted within this time loses its program all the same.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
 
+/// For ending the programs that are left: each of them gets some seconds, and there may be many.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
 /// For the last report to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -238,7 +241,8 @@ impl Execution {
                 Err(_) => return,
             },
         };
-        let written = write_down(&self.state_dir, &signed);
+        let (folder, ban) = (self.state_dir.clone(), signed.clone());
+        let written = blocking(move || write_down(&folder, &ban)).await;
         if let Err(error) = &written {
             tracing::warn!(%error, "the ban cannot be written down yet; it is carried out all the same");
         }
@@ -246,16 +250,26 @@ impl Execution {
             () = shutdown.cancelled() => return, // the next agent goes on with it
             is_unmounted = self.unmount_all() => is_unmounted,
         };
-        self.end_programs().await;
+        let ended = tokio::time::timeout(END_PATIENCE, self.end_programs()).await;
+        if ended.is_err() {
+            tracing::error!("the programs that serve mounts do not end in time; end what still runs by hand");
+        }
+        let is_over = is_unmounted && ended.unwrap_or(false);
         // What comes late, from a session that begins anew, finds no ledger to write to.
         self.ledger.close();
-        self.bans.wipe(&self.state_dir);
+        let (folder, bans) = (self.state_dir.clone(), self.bans.clone());
+        blocking(move || bans.wipe(&folder)).await;
         if written.is_err() {
             // The keys and the ledger have made room.
             write_down_at_last(&self.state_dir, &signed, &shutdown).await;
         }
-        self.bans.carried_out.send_replace(is_unmounted);
-        tracing::info!("everything is unmounted and all keys are wiped; the agent ends");
+        self.bans.carried_out.send_replace(is_over);
+        match is_over {
+            true => tracing::info!("everything is unmounted and all keys are wiped; the agent ends"),
+            false => tracing::error!(
+                "all keys are wiped and the agent ends, but something may still be mounted or run; look at this machine"
+            ),
+        }
         tokio::time::sleep(FAREWELL).await;
         shutdown.cancel();
     }
@@ -298,20 +312,22 @@ impl Execution {
         there.map(|(uid, _)| *uid).collect()
     }
 
-    /// Programs that live on for files that are still open hold keys in memory.
-    async fn end_programs(&self) {
+    /// Programs that live on for files that are still open hold keys in memory. Answers whether all were found.
+    async fn end_programs(&self) -> bool {
         let mounter = Arc::clone(&self.mounter);
-        let ended = blocking(move || {
-            for (uid, record) in mounter.runs.read_all()? {
+        blocking(move || {
+            let records = mounter.runs.read_all().inspect_err(|error| {
+                tracing::error!(%error, "the records of programs cannot be read; what is found without them is ended");
+            });
+            let is_known = records.is_ok();
+            for (uid, record) in records.unwrap_or_default() {
                 mounter.give_up(&record);
                 mounter.forget(uid);
             }
             mounter.end_all();
-            Ok::<_, std::io::Error>(())
-        });
-        if let Err(error) = ended.await {
-            tracing::error!(%error, "the records of programs cannot be read; end what still runs by hand");
-        }
+            is_known
+        })
+        .await
     }
 }
 

@@ -218,8 +218,8 @@ async fn run(config: &Config, stored: Vec<Stored>) -> anyhow::Result<()> {
         let agent = Agent::build(config, lock, clock, manager).await?;
         println!("mooring-agent runs as {}", agent.host());
         match agent.run(shutdown.clone()).await {
-            // Not carried out to the end: the next start goes on with it.
-            Some(_) if is_enrolled(config).unwrap_or(false) => Ok(()),
+            // Not carried out to the end, or nobody knows: the next start goes on with it.
+            Some(_) if is_enrolled(config)? => Ok(()),
             Some(Ban { reason, since: _ }) => Err(StartError::Banned { reason }.into()),
             None => Ok(()),
         }
