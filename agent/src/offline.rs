@@ -6,7 +6,7 @@
 //! this is a bound for machines that are lost, not for people who are root on them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mooring_identity::files;
@@ -59,11 +59,7 @@ impl Offline {
 
     /// Its stream has ended.
     pub fn ended(&self, bound: Option<Duration>, now: OffsetDateTime) {
-        let was_connected = self
-            .heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .connected;
+        let was_connected = self.lock().connected;
         if was_connected {
             self.note(false, bound, now);
         }
@@ -71,26 +67,33 @@ impl Offline {
 
     /// For how long it was not heard of, if that is longer than the bound.
     pub fn over(&self, bound: Option<Duration>, now: OffsetDateTime) -> Option<Duration> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.lock();
         // Before the epoch of a clock that was set back lies no time.
         let silence = Duration::try_from(now - heard.at).unwrap_or_default();
         (!heard.connected && silence > bound?).then_some(silence)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        // Nothing panics while it is held, and it is whole at any moment.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, connected: bool, bound: Option<Duration>, now: OffsetDateTime) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.at = now;
-        heard.connected = connected;
+        // Not held while the disk is waited for: whoever asks must not wait for that.
+        let written = {
+            let mut heard = self.lock();
+            heard.at = now;
+            heard.connected = connected;
+            heard.written
+        };
         let Some(bound) = bound else { return };
-        let is_old = heard
-            .written
-            .is_none_or(|written| (now - written).unsigned_abs() >= bound / 8);
+        let is_old = written.is_none_or(|written| (now - written).unsigned_abs() >= bound / 8);
         if connected && !is_old {
             return;
         }
         let text = now.unix_timestamp().to_string();
         match files::write_atomic(&self.path, text.as_bytes(), files::PUBLIC) {
-            Ok(()) => heard.written = Some(now),
+            Ok(()) => self.lock().written = Some(now),
             Err(error) => {
                 tracing::warn!(%error, "when the catalog was last heard of cannot be written down; free some space");
             }
