@@ -257,7 +257,12 @@ fn in_unit(
         ready(Some(&name)).map_err(LaunchError::CalledOff)?;
         match run_unit(launch, &name) {
             Ok(Run::Started(process)) => return Ok(process),
-            Ok(Run::Refused(why)) => refusal = Some(why),
+            Ok(Run::Refused(why)) => {
+                // Whoever was to tell of its start may have been cut off from a manager that begins anew, and then it
+                // starts all the same: two programs would serve one mount.
+                Launcher::Systemd.end_unit(&name)?;
+                refusal = Some(why);
+            }
             Err(error) => {
                 // It may run, or be started later; nobody would know of it.
                 if let Err(error) = Launcher::Systemd.end_unit(&name) {
