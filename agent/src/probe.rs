@@ -71,8 +71,8 @@ impl Prober {
         }
     }
 
-    /// Asks the mount of `uid` unless it was asked just now; tells whether it does. `worker` is its worker, if it is known.
-    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<Process>, now: Instant) -> bool {
+    /// Asks the mount of `uid` unless it was asked just now. `worker` is its worker, if it is known.
+    pub fn ask(&mut self, uid: Uuid, path: &Path, worker: Option<Process>, now: Instant) {
         let pid = worker.map(|worker| worker.pid);
         let full = self.asking.len() >= ASKED_MAX;
         let watched = self.watched(uid, path, pid);
@@ -80,7 +80,7 @@ impl Prober {
             .asked_at
             .is_none_or(|asked| now.duration_since(asked) >= INTERVAL);
         if watched.asking || !due || full {
-            return false;
+            return;
         }
         watched.asking = true;
         watched.asked_at = Some(now);
@@ -94,7 +94,6 @@ impl Prober {
         };
         self.asking
             .spawn_blocking(move || (uid, generation, question.ask()));
-        true
     }
 
     /// A mount that was made or given a key just now has answered already.
@@ -172,6 +171,9 @@ struct Question {
 
 impl Question {
     fn ask(self) -> Probe {
+        if self.worker.is_some() {
+            self.mounter.runs.bound_log(self.uid);
+        }
         let worker = match self.worker {
             None => Err("no record says which worker serves it".to_owned()),
             Some(process) if self.is_foreign() => self.mounter.foreign_status(process),
@@ -197,16 +199,14 @@ impl Question {
 
     fn ask_worker(&self, process: Process) -> Result<WorkerStatus, WorkerError> {
         let keeper = &self.mounter.keeper;
-        let connected = Worker::connect(&self.mounter.runs.control_socket(self.uid));
-        let worker = connected.inspect_err(|_| {
-            // It hangs, or nobody can reach it any more. Should it end, its mount shall not.
-            let number = || self.mounter.runs.read(self.uid)?.fuse_descriptor;
-            if !keeper.holds(self.uid)
-                && let Some(number) = number()
-            {
-                keeper.retrieve(self.uid, &self.path, process, number);
-            }
-        })?;
+        if !keeper.holds(self.uid)
+            && let Some(record) = self.mounter.runs.read(self.uid)
+            && let Some(number) = record.fuse_descriptor.filter(|_| record.worker == process)
+        {
+            // Before it is asked: it may hang, and should somebody end it for that, its mount shall not end.
+            keeper.retrieve(self.uid, &self.path, process, number);
+        }
+        let worker = Worker::connect(&self.mounter.runs.control_socket(self.uid))?;
         let hello = worker.hello();
         if let Some(number) = hello.fuse_descriptor.filter(|_| hello.pid == process.pid) {
             match (hello.resend, keeper.holds(self.uid)) {
@@ -217,7 +217,7 @@ impl Question {
                 (false, true) => {
                     tracing::warn!(assignment = %self.uid, path = %self.path.display(),
                         "a worker has given its succession up, as its log says; should it die, its mount is made anew");
-                    keeper.forget(self.uid);
+                    keeper.forget_of(self.uid, process);
                 }
                 (true, true) | (false, false) => {}
             }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backends::Foreign;
-use crate::blocking::{blocking, readable};
+use crate::blocking::readable;
 use crate::desired::{DesiredSet, Removal};
 use crate::facts;
 use crate::ledger::{BANNED, Ledger};
@@ -140,7 +140,8 @@ impl Reconciler {
     /// Runs until `shutdown`. Leaves all mounts and workers as they are.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mounter = Arc::clone(&self.mounter);
-        blocking(move || mounter.sweep_keys()).await;
+        // Not waited for: it looks at what others run, and no mount depends on it.
+        tokio::task::spawn_blocking(move || mounter.sweep_keys());
         let mut held = self.ledger.subscribe();
         loop {
             let desired = DesiredSet::of(&held.borrow_and_update().clone());
@@ -442,17 +443,12 @@ impl Reconciler {
         for run in observed.runs() {
             let record = &run.record;
             let uid = record.assignment_uid;
-            if run.alive && record.phase == Phase::Detached {
-                // It may go on for days while its store is away.
-                self.mounter.runs.bound_log(uid);
-            }
             let serving = matches!(observed.seen(uid, &record.path), Seen::Mounted(_))
                 && record.phase == Phase::Mounted;
             if serving {
                 asked.insert(uid);
-                let free = !self.running.contains_key(&uid);
-                if free && self.prober.ask(uid, &record.path, Some(record.worker), now) {
-                    self.mounter.runs.bound_log(uid);
+                if !self.running.contains_key(&uid) {
+                    self.prober.ask(uid, &record.path, Some(record.worker), now);
                 }
             }
         }
@@ -485,7 +481,16 @@ async fn look(
     let (answer, looked) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("look".to_owned());
     // Without a thread the answer is dropped, which is an answer, too.
-    let _ = thread.spawn(move || answer.send(ObservedSet::look(&mounter.runs, &mounter.programs.mooring_fs)));
+    let look = move || {
+        let observed = ObservedSet::look(&mounter.runs, &mounter.programs.mooring_fs);
+        let runs = observed.iter().flat_map(ObservedSet::runs);
+        // It may go on for days while its store is away, and nobody asks it how it does.
+        for run in runs.filter(|run| run.alive && run.record.phase == Phase::Detached) {
+            mounter.runs.bound_log(run.record.assignment_uid);
+        }
+        answer.send(observed)
+    };
+    let _ = thread.spawn(look);
     looked.await
 }
 

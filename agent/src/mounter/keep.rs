@@ -37,6 +37,8 @@ pub struct Keeper {
     unrecorded: Mutex<BTreeSet<Uuid>>,
     /// Workers whose descriptor could not be fetched, so that it is said once of each.
     refused: Mutex<BTreeSet<Process>>,
+    /// Workers that cannot be succeeded any more, whatever their records say.
+    given_up: Mutex<BTreeSet<Process>>,
 }
 
 /// One duplicate. Dropping it closes it.
@@ -56,6 +58,7 @@ impl Keeper {
             stored: Mutex::new(stored),
             unrecorded: Mutex::default(),
             refused: Mutex::default(),
+            given_up: Mutex::default(),
         }
     }
 
@@ -86,6 +89,9 @@ impl Keeper {
 
     /// Gets the duplicate of a live mount back from its worker, which has it as `number`.
     pub fn retrieve(&self, uid: Uuid, path: &Path, worker: Process, number: i32) -> bool {
+        if lock(&self.given_up).contains(&worker) {
+            return false;
+        }
         let got = worker.pidfd().and_then(|pidfd| {
             rustix::process::pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())
                 .inspect_err(|errno| {
@@ -121,6 +127,12 @@ impl Keeper {
         self.notifier.unstore(&name(uid));
     }
 
+    /// The same, since this worker cannot be succeeded: its descriptor is not fetched again.
+    pub fn forget_of(&self, uid: Uuid, worker: Process) {
+        lock(&self.given_up).insert(worker);
+        self.forget(uid);
+    }
+
     /// Another assignment has taken the mount over.
     pub fn hand_over(&self, from: Uuid, to: Uuid) {
         let Some(kept) = self.all().remove(&from) else {
@@ -133,6 +145,10 @@ impl Keeper {
     /// Takes in what the service manager has kept, and forgets mounts that are no more, or of which no record tells who
     /// serves them. `busy` ones are left alone: what was observed of them may be older than what is kept.
     pub fn settle(&self, observed: &ObservedSet, busy: impl Fn(Uuid) -> bool) {
+        let workers: BTreeSet<Process> = observed.runs().map(|run| run.record.worker).collect();
+        for known in [&self.refused, &self.given_up] {
+            lock(known).retain(|worker| workers.contains(worker));
+        }
         let stored = std::mem::take(&mut *lock(&self.stored));
         for Stored {
             name: stored_name,

@@ -2,13 +2,13 @@
 //! ordered when it was made. A record is a hint for adoption; whether it is true, the kernel and the worker say.
 //!
 //! The run folder has one folder per assignment, 0700: `record.json`, `control.sock`, `worker.log`, and while a worker is
-//! succeeded `next.sock`. Beside them, `succession` has a folder per mount for what a successor must know; it is not in
+//! started `next.sock`. Beside them, `succession` has a folder per mount for what a successor must know; it is not in
 //! the assignment's folder because that is renamed when another assignment takes the mount over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mooring_identity::files;
 use serde::{Deserialize, Serialize};
@@ -200,12 +200,12 @@ impl Runs {
         self.folder.join(uid.to_string())
     }
 
-    /// Where its worker listens.
+    /// Where the worker listens that serves.
     pub fn control_socket(&self, uid: Uuid) -> PathBuf {
         self.folder(uid).join("control.sock")
     }
 
-    /// Where a successor of its worker listens, until it has taken over.
+    /// Where a worker listens that does not serve yet, the first one of a mount or a successor.
     pub fn next_socket(&self, uid: Uuid) -> PathBuf {
         self.folder(uid).join("next.sock")
     }
@@ -282,7 +282,10 @@ impl Runs {
             }
         };
         match serde_json::from_slice::<Record>(&bytes) {
-            Ok(record) if record.assignment_uid == uid => Some(record),
+            Ok(record) if record.assignment_uid == uid => {
+                self.lock_damaged().remove(&path);
+                Some(record)
+            }
             // An agent was killed between the two halves of a take-over.
             Ok(record) if record.taken_over_by == Some(uid) => Some(record.taken_over()),
             Ok(_) => {
@@ -296,11 +299,14 @@ impl Runs {
         }
     }
 
+    fn lock_damaged(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        // Nothing panics while it is held, and a set is whole at any moment.
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says so once: it is looked for at every round.
     fn damaged(&self, path: PathBuf, what: &str) {
-        // Nothing panics while it is held, and a set is whole at any moment.
-        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        if damaged.insert(path.clone()) {
+        if self.lock_damaged().insert(path.clone()) {
             tracing::warn!(path = %path.display(),
                 "a record {what}; its mount is known from the kernel alone until it is made anew");
         }
@@ -347,7 +353,7 @@ impl Runs {
     pub fn bound_log(&self, uid: Uuid) {
         let path = self.log(uid);
         if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
-            if let Err(error) = std::fs::copy(&path, old_log(&path)) {
+            if let Err(error) = keep_last_part(&path, &old_log(&path)) {
                 remove_file(&old_log(&path));
                 tracing::warn!(path = %path.display(), %error, "there is no room for the last part of a worker's log");
             }
@@ -357,6 +363,18 @@ impl Runs {
             }
         }
     }
+}
+
+/// However large a log has grown without anybody to bound it.
+fn keep_last_part(log: &Path, aside: &Path) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let mut log = std::fs::File::open(log)?;
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES_MAX)))?;
+    let mut options = std::fs::File::options();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut aside = options.write(true).create(true).truncate(true).open(aside)?;
+    io::copy(&mut log, &mut aside).map(drop)
 }
 
 fn make(folder: &Path) -> io::Result<()> {
@@ -510,10 +528,12 @@ pub(crate) mod tests {
         std::fs::create_dir(runs.folder(uid)).unwrap();
         std::fs::File::create(runs.log(uid))
             .unwrap()
-            .set_len(LOG_BYTES_MAX + 1)
+            .set_len(LOG_BYTES_MAX * 3)
             .unwrap();
         runs.bound_log(uid);
         assert_eq!(std::fs::metadata(runs.log(uid)).unwrap().len(), 0);
+        let kept = std::fs::metadata(old_log(&runs.log(uid))).unwrap();
+        assert_eq!(kept.len(), LOG_BYTES_MAX, "its last part");
         // Also where its last part finds no room: a folder stands in for that.
         std::fs::remove_file(old_log(&runs.log(uid))).unwrap();
         std::fs::create_dir(old_log(&runs.log(uid))).unwrap();
