@@ -133,7 +133,7 @@ impl Session {
             } else {
                 failures + 1
             };
-            let delay = backoff::CATALOG.delay(failures, self.clock.jitter());
+            let delay = pause(&ended).delay(failures, self.clock.jitter());
             let error = crate::enroll::causes(&ended);
             // The first few are a restart of the catalog; from then on a person should know.
             if failures == 4 {
@@ -150,6 +150,22 @@ impl Session {
                 () = tokio::time::sleep(delay) => {} // cancel-safe: no state
             }
         }
+    }
+}
+
+/// How long to wait after such an end.
+fn pause(ended: &Ended) -> backoff::Backoff {
+    match ended {
+        Ended::Ledger(_) => backoff::LEDGER,
+        Ended::Shutdown
+        | Ended::Renewed
+        | Ended::Changed
+        | Ended::ByCatalog
+        | Ended::Gap(_)
+        | Ended::Dial(_)
+        | Ended::Status(_)
+        | Ended::TimedOut(_)
+        | Ended::OutOfTurn(_) => backoff::CATALOG,
     }
 }
 
