@@ -43,6 +43,8 @@ static LOOK_UPS: Semaphore = Semaphore::const_new(4);
 pub struct Local {
     listener: UnixListener,
     path: PathBuf,
+    /// Somebody has removed it, and it could not be made again.
+    is_lost: bool,
 }
 
 /// What is told.
@@ -72,6 +74,7 @@ impl Local {
         Ok(Local {
             listener,
             path: path.to_owned(),
+            is_lost: false,
         })
     }
 
@@ -92,10 +95,18 @@ impl Local {
         if !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return;
         }
-        // Without its folder it fails, until that is made again for the records of the mounts.
-        if let Ok(again) = Local::bind(&self.path) {
-            tracing::warn!(path = %self.path.display(), "somebody has removed the local socket; it is made again");
-            *self = again;
+        match Local::bind(&self.path) {
+            Ok(again) => {
+                tracing::warn!(path = %self.path.display(), "somebody has removed the local socket; it is made again");
+                *self = again;
+            }
+            // In the run folder it fails until that is made again for the records of the mounts.
+            Err(error) if !self.is_lost => {
+                tracing::warn!(path = %self.path.display(), %error,
+                    "somebody has removed the local socket, and it cannot be made again yet; is its folder there?");
+                self.is_lost = true;
+            }
+            Err(_) => {}
         }
     }
 

@@ -294,6 +294,15 @@ fn healthy(facts: &Facts<'_>) -> Finding {
     }
     match facts.probe.map(|probe| &probe.worker) {
         None => unknown("NotAsked", "its worker was not asked yet"),
+        // Nobody can give it another key or find its program.
+        Some(Err(error)) if facts.seen == Seen::Unrecorded => no(
+            "WorkerSilent",
+            format!(
+                "{error}; files may still be served, and another key does not reach it. Unmount it when nobody uses it, and it \
+                 is mounted again by itself: umount {}",
+                facts.path.display()
+            ),
+        ),
         Some(Err(error)) => no(
             "WorkerSilent",
             format!("{error}; files may still be served. If this lasts, restart the mount"),
