@@ -68,16 +68,39 @@ impl Host {
 
     /// How it is now, with so many mounts left.
     pub fn state(&self, now: OffsetDateTime, lost_after: Duration, mounts: i32) -> HostState {
-        if self.ban.is_some() {
+        let duty = Duty {
+            seen_time: self.seen_time,
+            is_drained: self.drain_time.is_some(),
+            is_banned: self.ban.is_some(),
+        };
+        duty.state(now, lost_after, mounts)
+    }
+}
+
+/// As much of a host as its state follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duty {
+    /// When its agent was last heard of.
+    pub seen_time: Option<OffsetDateTime>,
+    /// Whether it is being drained, or is empty.
+    pub is_drained: bool,
+    /// Whether it is banned.
+    pub is_banned: bool,
+}
+
+impl Duty {
+    /// How the host is now, with so many mounts left.
+    pub fn state(self, now: OffsetDateTime, lost_after: Duration, mounts: i32) -> HostState {
+        if self.is_banned {
             return HostState::Banned;
         }
-        match (self.drain_time, host_state(self.seen_time, now, lost_after)) {
+        match (self.is_drained, host_state(self.seen_time, now, lost_after)) {
             // Its machine may be off for the maintenance that it was drained for.
-            (Some(_), _) if mounts == 0 => HostState::Drained,
+            (true, _) if mounts == 0 => HostState::Drained,
             // Nothing is known of what is left, and nobody should wait for it.
-            (Some(_) | None, HostState::Lost) => HostState::Lost,
-            (Some(_), _) => HostState::Draining,
-            (None, state) => state,
+            (_, HostState::Lost) => HostState::Lost,
+            (true, _) => HostState::Draining,
+            (false, state) => state,
         }
     }
 }
@@ -108,6 +131,14 @@ pub struct HostFacts {
     pub kernel_version: String,
     /// Backends it can mount with, and their versions.
     pub backends: Vec<(Backend, String)>,
+}
+
+impl HostFacts {
+    /// Whether its agent has told what it can mount with, and our own filesystem is not among it.
+    pub fn lack_default(&self) -> bool {
+        let is_default = |(backend, _): &(Backend, String)| *backend == Backend::Default;
+        !self.agent_version.is_empty() && !self.backends.iter().any(is_default)
+    }
 }
 
 /// A change of a host.

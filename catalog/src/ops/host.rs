@@ -175,8 +175,9 @@ impl Catalog {
                 subject: name.to_string(),
                 problem: format!(
                     "{name} is banned and has not reported yet that its mounts are gone and its keys wiped; once deleted it \
-                     would never hear of the ban, and keep them; wait for it, or, if the machine is destroyed or wiped: \
-                     mooring hosts delete {} --force",
+                     would never hear of the ban, and keep them; wait for it, or, if its agent has ended with exit code 77 \
+                     (it has carried the ban out and could not report that), or the machine is destroyed or wiped: mooring \
+                     hosts delete {} --force",
                     name.id()
                 ),
             });
@@ -265,6 +266,11 @@ async fn message(
     }
     if let Some(reason) = holding_still {
         parts.push(format!("holds still: {reason}"));
+    }
+    if host.ban.is_none() && host.facts.lack_default() {
+        parts.push(
+            "it has no mooring-fs that runs, so connectors of backend DEFAULT cannot be mounted there".into(),
+        );
     }
     if state == HostState::Draining {
         /// Enough to begin with.
