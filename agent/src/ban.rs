@@ -320,11 +320,12 @@ impl Execution {
                 tracing::error!(%error, "the records of programs cannot be read; what is found without them is ended");
             });
             let is_known = records.is_ok();
-            for (uid, record) in records.unwrap_or_default() {
-                mounter.give_up(&record);
-                mounter.forget(uid);
-            }
+            let records = records.unwrap_or_default();
+            records.values().for_each(|record| mounter.give_up(record));
             mounter.end_all();
+            // Now that they have ended, it is noted which of their bytes are in no store.
+            records.keys().for_each(|uid| mounter.forget(*uid));
+            mounter.tidy_all();
             is_known
         })
         .await

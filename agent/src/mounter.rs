@@ -10,6 +10,7 @@ mod mountpoint;
 mod native;
 mod succeed;
 pub mod through;
+mod tidy;
 mod unmount;
 mod words;
 pub mod worker;

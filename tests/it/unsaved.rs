@@ -5,7 +5,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use mooring_tests::folder::mooring_fs;
-use mooring_tests::{Holder, World, eventually};
+use mooring_tests::{Fault, Holder, World, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -71,6 +71,122 @@ fn what_a_mount_could_not_upload_is_kept_and_uploaded_later_by_a_person() {
     let nothing = recover(&[]);
     assert!(nothing.contains("waits to be uploaded"), "{nothing}");
     assert!(world.store.unfinished_uploads().is_empty());
+}
+
+/// A file of `text` that is open and one that was closed, neither of which the store takes.
+fn two_unsaved(lake: &Path) -> Holder {
+    let mut closed = Holder::open(&lake.join("closed.txt"));
+    assert_eq!(closed.write("all of it"), Ok(()));
+    assert_eq!(closed.close(), Err(EIO), "who writes is told");
+    let mut open = Holder::open(&lake.join("open.txt"));
+    assert_eq!(open.write("half"), Ok(()));
+    open
+}
+
+/// Of which a person brings both to the store.
+fn recovers_two(world: &World, cache: &Path) {
+    for key in ["closed.txt", "open.txt"] {
+        assert!(world.store.get(key).is_err(), "{key}");
+    }
+    let mut command = mooring_fs(&world.store);
+    let done = text_of(&command.arg("recover").arg(cache).output().unwrap());
+    assert_eq!(done.matches(": uploaded").count(), 2, "{done}");
+    assert_eq!(world.store.get("closed.txt").unwrap(), b"all of it");
+    assert_eq!(world.store.get("open.txt").unwrap(), b"half");
+    assert_eq!(notes(cache), 0);
+}
+
+fn refuse_uploads(world: &World) -> Fault<'_> {
+    world.store.fault(&json!({
+        "operations": ["PutObject"],
+        "action": {"error": {"status": 500, "code": "InternalError"}},
+    }))
+}
+
+#[test]
+fn a_ban_keeps_what_is_in_no_store_also_of_files_that_are_open() {
+    let mut world = World::start();
+    world.expect_in_logs("this host is banned");
+    let host = world.host();
+    let lake = world.activate(&host);
+    let refusing = refuse_uploads(&world);
+    let open = two_unsaved(&lake.path);
+    world
+        .operator
+        .run(&["hosts", "ban", &host.id, "--reason", "sold with its disk"]);
+    let cache = host.folder().join("cache");
+    eventually("the programs are ended", Duration::from_secs(60), || {
+        let left = (
+            host.workers(),
+            notes(&cache),
+            host.folder().join("state/host.key").exists(),
+        );
+        match left {
+            (workers, 2, false) if workers.is_empty() => Ok(()),
+            left => Err(format!("{left:?}\n{}", host.agent_log())),
+        }
+    });
+    assert!(tables(host.folder()).is_empty());
+    drop((open, refusing));
+    recovers_two(&world, &cache);
+}
+
+#[test]
+fn a_worker_that_dies_with_its_agent_leaves_notes_of_what_is_in_no_store() {
+    let mut world = World::start();
+    let mut host = world.host();
+    let lake = world.activate(&host);
+    let worker = host.worker_of(&lake.path);
+    let refusing = refuse_uploads(&world);
+    let open = two_unsaved(&lake.path);
+    let before = tables(host.folder());
+    host.kill_agent();
+    kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    host.start();
+    world.mounted_at(&lake.path);
+    let after = tables(host.folder());
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    let cache = host.folder().join("cache");
+    assert_eq!(notes(&cache), 2, "{}", host.agent_log());
+    drop((open, refusing));
+    // Beside the mount that is there now.
+    recovers_two(&world, &cache);
+}
+
+#[test]
+fn a_machine_that_shuts_down_keeps_what_is_in_no_store() {
+    let mut world = World::start();
+    world.expect_in_logs("a file cannot be uploaded");
+    let mut host = world.host();
+    let lake = world.activate(&host);
+    let worker = host.worker_of(&lake.path);
+    let refusing = refuse_uploads(&world);
+    let open = two_unsaved(&lake.path);
+    host.stop_agent();
+    kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    eventually("the worker ends", Duration::from_secs(60), || {
+        match host.workers() {
+            workers if workers.is_empty() => Ok(()),
+            workers => Err(format!("{workers:?}")),
+        }
+    });
+    let cache = host.folder().join("cache");
+    assert_eq!(notes(&cache), 2);
+    // It is in memory.
+    std::fs::rename(host.folder().join("run"), host.folder().join("run-of-before")).unwrap();
+    host.start();
+    world.mounted_at(&lake.path);
+    assert_eq!(notes(&cache), 2, "{}", host.agent_log());
+    drop((open, refusing));
+    recovers_two(&world, &cache);
+}
+
+/// Names of the folders in which workers keep what their successors must know.
+fn tables(host: &Path) -> Vec<String> {
+    let found = std::fs::read_dir(host.join("run/succession")).unwrap();
+    found
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
 }
 
 fn text_of(output: &Output) -> String {

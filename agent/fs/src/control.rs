@@ -22,14 +22,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use self::config::{access_key, staging_of_all, supervised_settings};
+use self::config::{access_key, supervised_settings};
 use self::inherit::{fresh_recorder, inherit, left_behind};
 use crate::credentials::LiveCredential;
 use crate::filesystem::Filesystem;
 use crate::fuse::session::{Session, is_of_session};
-use crate::mount::{MountError, open_filesystem, prepare_staging, runtime, set_read_ahead_of};
+use crate::mount::{MountError, open_filesystem, runtime, set_read_ahead_of};
+use crate::succession::record::Record;
 use crate::unsaved::Place;
-use crate::writer::staging::Staging;
+use crate::writer::staging::lock::FolderLock;
 
 /// A worker that nobody starts within this time has lost its agent: it ends, and the agent makes another.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -146,8 +147,16 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
                 abandon(1)
             }
             Ok(Ended::BySignal) => {
-                let upload = served.filesystem.upload_everything();
+                // The machine may end with the process, or the process before it has uploaded anything.
+                served.filesystem.note_unsaved(&served.place);
+                let upload = async {
+                    match served.resend() {
+                        true => served.filesystem.upload_closed().await,
+                        false => served.filesystem.upload_everything().await,
+                    }
+                };
                 let clean = runtime.block_on(async { tokio::time::timeout(UPLOAD_GRACE, upload).await });
+                served.filesystem.note_unsaved(&served.place);
                 socket.remove();
                 abandon(i32::from(clean != Ok(true)))
             }
@@ -161,7 +170,7 @@ pub fn serve(path: &Path) -> Result<(), MountError> {
     };
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let (Some(served), Ok(Ended::Unmounted)) = (&served, &outcome) {
-        served.filesystem.leave_nothing();
+        served.filesystem.leave_nothing(&served.place);
     }
     // The thread that owns the listener never ends by itself.
     socket.remove();
@@ -313,6 +322,10 @@ impl Worker {
                         let _ = self
                             .runtime
                             .block_on(async { tokio::time::timeout(grace, upload).await });
+                        if !served.resend() {
+                            // If it is killed now, nothing else tells what its staging files were to become.
+                            served.filesystem.note_unsaved(&served.place);
+                        }
                     }
                     FromWorker::Status(self.status())
                 }
@@ -372,19 +385,20 @@ impl Worker {
         let asked = Instant::now();
         let assignment_uid = config.assignment_uid.clone();
         let succession = config.succession.clone();
-        let staging_of_all = staging_of_all(&config);
         let credential = LiveCredential::new(access_key(&config.credential));
-        let (store, settings) = supervised_settings(config, &credential)?;
+        let (store, mut settings) = supervised_settings(config, &credential)?;
+        if succession.is_some() {
+            // Before there is a table: without it, whoever tidies up takes that for a dead worker's.
+            settings.lock = Some(Arc::new(lock(&settings.staging)?));
+        }
         let place = Place::of(&store);
+        let whereabouts = Record::Place(place.record(settings.prefix.as_str()));
         let minor = fuse_connection(&descriptor);
         let _inside = self.runtime.enter();
         let (filesystem, session) = match origin {
             Origin::Fresh => {
                 let recorder = fresh_recorder(succession.as_deref());
-                prepare_staging(&settings.staging)?;
-                if let Some(tables) = succession.as_deref().and_then(Path::parent) {
-                    Staging::clear_abandoned(&staging_of_all, tables);
-                }
+                recorder.note(&whereabouts);
                 let filesystem = self
                     .runtime
                     .block_on(open_filesystem(store, settings, recorder))?;
@@ -397,7 +411,11 @@ impl Worker {
                     })?;
                 (filesystem, session)
             }
-            Origin::Inherited => inherit(succession.as_deref(), store, settings, descriptor)?,
+            Origin::Inherited => {
+                let (filesystem, session) = inherit(succession.as_deref(), store, settings, descriptor)?;
+                filesystem.recorder().note(&whereabouts);
+                (filesystem, session)
+            }
         };
         let fuse_descriptor = session.descriptor();
         let events = self.events.clone();
@@ -467,6 +485,16 @@ impl Worker {
             writable: health.writable,
         }
     }
+}
+
+/// The staging folder, for this process alone.
+fn lock(folder: &Path) -> Result<FolderLock, MountError> {
+    FolderLock::take(folder).map_err(|error| {
+        MountError::new(
+            format!("the cache folder {} cannot be made: {error}", folder.display()),
+            "see to the disk and the folders above it",
+        )
+    })
 }
 
 /// Whether a mount could be gone on with, from all that can be told while its worker lives.

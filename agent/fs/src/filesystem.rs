@@ -41,6 +41,7 @@ use crate::store::{ListRequest, ObjectStore, StoreError};
 use crate::succession::Recorder;
 use crate::writer::Writer;
 use crate::writer::staging::Staging;
+use crate::writer::staging::lock::FolderLock;
 
 /// Files uploaded at the same time when a mount ends.
 const UPLOADS_AT_END: usize = 16;
@@ -69,8 +70,10 @@ pub struct Settings {
     pub metadata_ttl: Duration,
     /// How files look.
     pub presentation: Presentation,
-    /// Folder for staged writes; exists, and is this mount's alone.
+    /// Folder for staged writes; exists.
     pub staging: std::path::PathBuf,
+    /// Where it is this mount's alone.
+    pub lock: Option<Arc<FolderLock>>,
 }
 
 /// The parts that a filesystem is built from.
@@ -160,6 +163,7 @@ impl Filesystem {
         let staging = Staging {
             folder: settings.staging.clone(),
             recorder: parts.recorder.clone(),
+            lock: settings.lock.clone(),
         };
         let table = Table::new(clock::wall(), parts.recorder.clone());
         let handles = Handles::new(parts.recorder.clone());
@@ -178,6 +182,7 @@ impl Filesystem {
             metadata_ttl,
             presentation,
             staging: _,
+            lock: _,
         } = settings;
         let Parts {
             store,
@@ -354,11 +359,29 @@ impl Filesystem {
 
     /// Uploads everything that is waiting. True if nothing is left.
     pub async fn upload_everything(&self) -> bool {
+        self.upload(|_| true).await
+    }
+
+    /// Uploads what nobody has open for writing any more: what is half written is nothing that others should see, if
+    /// somebody goes on with it. True if nothing of it is left.
+    pub async fn upload_closed(&self) -> bool {
+        self.upload(|ino| {
+            self.namespace
+                .table()
+                .file(ino)
+                .is_ok_and(|file| file.writers == 0)
+        })
+        .await
+    }
+
+    async fn upload(&self, is_wanted: impl Fn(Ino) -> bool) -> bool {
         let edits = self.namespace.table().edits();
-        let dirty = edits
+        let dirty: Vec<Ino> = edits
             .into_iter()
             .filter(|(_, edit)| edit.is_dirty())
-            .map(|(ino, _)| ino);
+            .map(|(ino, _)| ino)
+            .filter(|ino| is_wanted(*ino))
+            .collect();
         let uploads = stream::iter(dirty).map(|ino| async move {
             let result = self.commit(ino).await;
             if let Err(error) = &result {

@@ -22,5 +22,6 @@ pub mod recover;
 pub mod store;
 pub mod succession;
 pub mod sys;
+pub mod tidy;
 pub mod unsaved;
 pub mod writer;

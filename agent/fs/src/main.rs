@@ -10,6 +10,7 @@ use mooring_fs::fuse::LOG_FILTER;
 use mooring_fs::mount::{MountError, default_cache_dir, prepare_staging, run_standalone};
 use mooring_fs::options::{Command, CommandLine, MountOptions};
 use mooring_fs::recover::recover;
+use mooring_fs::tidy::tidy;
 use mooring_fs::{control, descriptors, options, sys};
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +45,11 @@ fn main() -> ExitCode {
         Command::Recover(options) => {
             log_to_stderr();
             recover(options, &mut std::io::stdout()).map_err(anyhow::Error::from)
+        }
+        Command::Tidy(options) => {
+            sys::close_inherited();
+            log_to_stderr();
+            tidy(options, &mut std::io::stdout()).map_err(anyhow::Error::from)
         }
         Command::Serve(options::ServeOptions { control }) => {
             sys::close_inherited();

@@ -24,6 +24,7 @@ use crate::store::http::{HttpOptions, PooledClient};
 use crate::store::s3::{S3Options, S3Store};
 use crate::store::{Deadlines, ListRequest, ObjectStore, StoreError};
 use crate::succession::{Inheritance, Recorder};
+use crate::writer::staging::lock;
 
 /// Kernel read-ahead of a mount: requests then reach their maximum of 1 MiB.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -206,11 +207,7 @@ pub fn set_read_ahead_of(major: u32, minor: u32) {
 
 /// Makes the staging folder, for nobody else's eyes.
 pub fn prepare_staging(folder: &Path) -> Result<(), MountError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder);
+    let made = lock::make(folder);
     made.map_err(|error| {
         MountError::new(
             format!("the cache folder {} cannot be made: {error}", folder.display()),
@@ -359,6 +356,8 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
             .clone()
             .unwrap_or_else(default_cache_dir)
             .join("staging"),
+        // All mounts of a person share it.
+        lock: None,
     };
     Ok((store, settings))
 }

@@ -43,12 +43,17 @@ pub enum Command {
             mount, with a note beside each that says which object it was to become.\n\n\
             FOLDER is that cache folder or any folder above it, such as /var/cache/mooring. The key is taken from where AWS \
             tools take it, as for `mount`. Nothing is overwritten that somebody else has changed meanwhile: then this \
-            version is kept beside it. A file goes when the store has its bytes; the others can be tried again.",
+            version is kept beside it. With a store that ignores conditions, what is changed in the very moment of the upload \
+            is overwritten. A file goes when the store has its bytes; the others can be tried again. What a mount still \
+            uploads by itself is left to it.",
         after_help = "Example:\n  AWS_PROFILE=lake mooring-fs recover /var/cache/mooring --dry-run"
     )]
     Recover(RecoverOptions),
     /// Serve one mount for mooring-agent, which sends the rest over a socket.
     Serve(ServeOptions),
+    /// Take away what dead workers have left whom nobody succeeds, for mooring-agent.
+    #[command(hide = true)]
+    Tidy(TidyOptions),
 }
 
 /// Options of `mount`.
@@ -120,6 +125,20 @@ pub struct ServeOptions {
     /// Path of the socket to listen on.
     #[arg(long, value_name = "PATH")]
     pub control: PathBuf,
+}
+
+/// Options of `tidy`.
+#[derive(Args, Debug)]
+pub struct TidyOptions {
+    /// The folder in which the mounts of one cache folder have their staging folders.
+    #[arg(value_name = "STAGING")]
+    pub staging: PathBuf,
+    /// The folder in which mounts have what a successor must know, under the same names.
+    #[arg(value_name = "TABLES")]
+    pub tables: PathBuf,
+    /// The name of one that may be succeeded.
+    #[arg(long, value_name = "NAME")]
+    pub keep: Vec<std::ffi::OsString>,
 }
 
 /// Options of `recover`.

@@ -1,10 +1,13 @@
 //! `mooring-fs recover`: brings to the store what mounts could not upload before they ended, from the notes beside their
 //! staging files.
 //!
-//! It overwrites nothing that was changed meanwhile: then ours is kept beside it, as a mount would. A file and its note go
-//! when the store has the bytes; whatever fails stays as it is, and can be tried again.
+//! It overwrites nothing that was changed meanwhile: then ours is kept beside it, as a mount would. It may be days later,
+//! so it looks for itself first, and does not leave that to the store's conditions, which some stores ignore. A file and its
+//! note go when the store has the bytes; whatever fails stays as it is, and can be tried again. What a worker still holds is
+//! that one's business.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +18,13 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::clock;
 use crate::mount::{MountError, environment_defaults, no_connection, runtime, with_causes};
+use crate::namespace::inode::Metadata;
 use crate::options::RecoverOptions;
 use crate::store::address::AddressRules;
 use crate::store::s3::{S3Options, S3Store};
-use crate::store::{Deadlines, Key, ObjectStore};
+use crate::store::{Deadlines, Key, ObjectStore, StoreError};
 use crate::unsaved::{self, Note, Place};
-use crate::writer::staging::{Edit, Staging};
+use crate::writer::staging::{Edit, Staging, lock};
 use crate::writer::{Outcome, Writer};
 
 /// How a file fared.
@@ -41,7 +45,7 @@ pub fn recover(options: &RecoverOptions, out: &mut impl Write) -> Result<(), Mou
         MountError::new(reason, "name the cache folder of a mount, or a folder above it")
     };
     let found = unsaved::find(&options.folder).map_err(|error| unreadable(&options.folder, &error))?;
-    if found.is_empty() {
+    if found.notes.is_empty() && found.unknown.is_empty() {
         let _ = writeln!(
             out,
             "nothing below {} waits to be uploaded",
@@ -51,11 +55,17 @@ pub fn recover(options: &RecoverOptions, out: &mut impl Write) -> Result<(), Mou
     }
     let runtime = runtime()?;
     let mut stores = HashMap::new();
+    let mut folders = HashMap::new();
     let mut failed = 0;
-    for path in &found {
+    for path in &found.notes {
         let done = Note::read(path)
             .map_err(|error| unreadable(path, &error))
-            .and_then(|note| runtime.block_on(recover_one(options, path, &note, &mut stores)));
+            .and_then(|note| {
+                if !options.dry_run {
+                    hold(path.parent().unwrap_or(Path::new("/")), &mut folders)?;
+                }
+                runtime.block_on(recover_one(options, path, &note, &mut stores))
+            });
         let _ = match done {
             Ok(said) => writeln!(out, "{said}"),
             Err(error) => {
@@ -64,16 +74,53 @@ pub fn recover(options: &RecoverOptions, out: &mut impl Write) -> Result<(), Mou
             }
         };
     }
-    if failed == 0 {
+    for path in &found.unknown {
+        failed += 1;
+        let _ = writeln!(
+            out,
+            "{}: what was written to a file, without a note of what it was to become\n  \
+             the log of its mount has its name; bring it to the store by hand, and remove it here",
+            path.display()
+        );
+    }
+    for folder in folders.keys().filter(|_| !options.dry_run) {
+        // Unless something is left in it.
+        let _ = std::fs::remove_dir(folder);
+    }
+    if failed == 0 || options.dry_run {
         return Ok(());
     }
     Err(MountError::new(
         format!(
             "{failed} of {} files are not in the store yet; they stay where they are",
-            found.len()
+            found.notes.len() + found.unknown.len()
         ),
         "see to the reasons above, then run the same command again",
     ))
+}
+
+/// Folders of staging files that are ours now.
+type Folders = HashMap<PathBuf, File>;
+
+/// Takes a folder of staging files, unless a worker goes on with them.
+fn hold(folder: &Path, folders: &mut Folders) -> Result<(), MountError> {
+    if folders.contains_key(folder) {
+        return Ok(());
+    }
+    match lock::try_lock(folder) {
+        Ok(Some(held)) => {
+            folders.insert(folder.to_owned(), held);
+            Ok(())
+        }
+        Ok(None) => Err(MountError::new(
+            "its mount is still there and uploads it by itself",
+            "wait until it has ended",
+        )),
+        Err(error) => Err(MountError::new(
+            format!("{} cannot be locked: {error}", folder.display()),
+            "see to the reason, then run the same command again",
+        )),
+    }
 }
 
 type Stores = HashMap<String, Arc<dyn ObjectStore>>;
@@ -126,17 +173,33 @@ async fn upload(
     let again = "see to the reason, then run the same command again";
     let edit = Edit::kept(data, &note.edit)
         .map_err(|error| MountError::new(format!("{}: {error}", data.display()), again))?;
+    let failure = |error: &dyn std::error::Error| {
+        MountError::new(
+            format!("{} cannot be uploaded: {}", note.key, with_causes(error)),
+            again,
+        )
+    };
+    let key = Key::new(note.key.clone());
+    let below = match store.head(&key).await {
+        Ok(there) => match edit.made(&there.metadata) {
+            // The mount had uploaded it after all.
+            Some(generation) if generation >= note.edit.generation => return Ok(Fate::Uploaded),
+            Some(_) => there.metadata,
+            None if note.edit.base.as_ref() == Some(&there.etag.0) => there.metadata,
+            None => {
+                edit.freeze(now);
+                Metadata::new()
+            }
+        },
+        Err(StoreError::NotFound) => Metadata::new(),
+        Err(error) => return Err(failure(&error)),
+    };
     let writer = Writer::new(store, Staging::without_successor(folder.to_owned()));
     let _turn = edit.turn.lock().await;
     let outcome = writer
-        .commit(&Key::new(note.key.clone()), &edit, note.metadata.clone(), now)
+        .commit(&key, &edit, note.carries.over(below), now)
         .await
-        .map_err(|error| {
-            MountError::new(
-                format!("{} cannot be uploaded: {}", note.key, with_causes(&error)),
-                again,
-            )
-        })?;
+        .map_err(|error| failure(&error))?;
     Ok(match outcome {
         Outcome::Stored { .. } => Fate::Uploaded,
         Outcome::Lost { copy, remote: _ } => Fate::KeptBeside(copy),
@@ -209,3 +272,6 @@ impl std::fmt::Display for Fate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

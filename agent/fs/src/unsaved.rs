@@ -2,28 +2,36 @@
 //! was to become, so that `mooring-fs recover` can bring it there, on this machine and without an agent.
 //!
 //! A note is written before the last attempts to upload, so that it is there however the process ends, and goes when the
-//! bytes are in the store. It holds no key of an account.
+//! bytes are in the store; for a worker that was killed, [`crate::tidy`] writes it from what a successor would have known.
+//! It holds no key of an account.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::namespace::inode::Metadata;
+use crate::namespace::inode::{METADATA_MTIME, Metadata};
 use crate::store::s3::S3Options;
 use crate::succession::record::{self, Wall, system_time, wall};
 
 /// What a note's name has behind the id of its edit.
 const SUFFIX: &str = ".unsaved.json";
 
+/// What a note's name has behind its own while it is being written.
+const UNFINISHED_SUFFIX: &str = ".unsaved.json.new";
+
 /// What a staging file's name has behind that id once nobody but a person goes on with it.
 const KEPT_SUFFIX: &str = ".unsaved";
 
 /// The form of the notes.
 const FORMAT: u32 = 1;
+
+/// Each note that is brought to the disk alone costs as much as all that a disk has to write together.
+const SYNCED_ALONE_MAX: usize = 8;
 
 /// No folder of caches is nested deeper: cache folder, mount, `staging`, one mount's own.
 const DEPTH_MAX: usize = 6;
@@ -41,6 +49,15 @@ pub struct Place {
     pub path_style: bool,
 }
 
+/// What an object is to carry besides its bytes.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Carries {
+    /// What the object below carries; none where nobody has asked for it.
+    pub metadata: Option<Metadata>,
+    /// The modification time that an application has set.
+    pub mtime: Option<String>,
+}
+
 /// What a staging file was to become.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Note {
@@ -49,8 +66,8 @@ pub struct Note {
     pub place: Place,
     /// The object's key.
     pub key: String,
-    /// What the object carries, as far as it was known.
-    pub metadata: Metadata,
+    /// What the object is to carry.
+    pub carries: Carries,
     /// Which of its bytes are here, and what they build on.
     pub edit: record::Edit,
     noted: Wall,
@@ -66,16 +83,64 @@ impl Place {
             path_style: options.path_style,
         }
     }
+
+    /// The same for a successor, with what all keys of the mount begin with.
+    pub fn record(&self, prefix: &str) -> record::Place {
+        let Place {
+            endpoint,
+            region,
+            bucket,
+            path_style,
+        } = self.clone();
+        record::Place {
+            endpoint,
+            region,
+            bucket,
+            path_style,
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// Where they are by what a successor would know, and what all keys begin with.
+    pub fn of_record(place: &record::Place) -> (Place, &str) {
+        let record::Place {
+            endpoint,
+            region,
+            bucket,
+            path_style,
+            prefix,
+        } = place;
+        let place = Place {
+            endpoint: endpoint.clone(),
+            region: region.clone(),
+            bucket: bucket.clone(),
+            path_style: *path_style,
+        };
+        (place, prefix)
+    }
+}
+
+impl Carries {
+    /// The metadata to upload, if what the object below carries is known by now.
+    pub fn over(&self, below: Metadata) -> Metadata {
+        let mut metadata = self.metadata.clone().unwrap_or(below);
+        // That of the bytes below.
+        metadata.remove(METADATA_MTIME);
+        if let Some(mtime) = &self.mtime {
+            metadata.insert(METADATA_MTIME.to_owned(), mtime.clone());
+        }
+        metadata
+    }
 }
 
 impl Note {
     /// A note of this moment.
-    pub fn new(place: Place, key: String, metadata: Metadata, edit: record::Edit, now: SystemTime) -> Note {
+    pub fn new(place: Place, key: String, carries: Carries, edit: record::Edit, now: SystemTime) -> Note {
         Note {
             format: FORMAT,
             place,
             key,
-            metadata,
+            carries,
             edit,
             noted: wall(now),
         }
@@ -91,14 +156,21 @@ impl Note {
         Uuid::from_u128(self.edit.id)
     }
 
-    /// Writes it into a folder of staging files; it is on the disk when this returns.
+    /// Writes it into a folder of staging files; it is on the disk after [`sync`].
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.as_file().sync_all()?;
-        file.persist(path(folder, self.id()))?;
-        File::open(folder)?.sync_all()
+        let unfinished = folder.join(format!("{}{UNFINISHED_SUFFIX}", self.id()));
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&unfinished).and_then(|mut file| {
+            file.write_all(&serde_json::to_vec(self)?)?;
+            std::fs::rename(&unfinished, path(folder, self.id()))
+        });
+        if let Err(error) = written {
+            // On a disk that is full even this is room.
+            let _ = std::fs::remove_file(&unfinished);
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Reads one.
@@ -110,6 +182,18 @@ impl Note {
         }
         Ok(note)
     }
+}
+
+/// The notes of these edits are on the disk when this returns.
+pub fn sync(folder: &Path, ids: &[Uuid]) -> io::Result<()> {
+    let there = File::open(folder)?;
+    if ids.len() > SYNCED_ALONE_MAX {
+        return Ok(rustix::fs::syncfs(&there)?);
+    }
+    for id in ids {
+        File::open(path(folder, *id))?.sync_all()?;
+    }
+    there.sync_all()
 }
 
 /// The note of an edit.
@@ -127,25 +211,60 @@ pub fn is_noted(folder: &Path, id: Uuid) -> bool {
     path(folder, id).exists()
 }
 
-/// The notes in a folder and below it, oldest names first. Links are not followed.
-pub fn find(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+/// Which edit a file in a folder of staging files belongs to, if somebody may go on with it.
+pub fn staged_id(path: &Path) -> Option<Uuid> {
+    Uuid::try_parse(path.file_name()?.to_str()?).ok()
+}
+
+/// Whether it is a note that was not written to its end.
+pub fn is_unfinished(path: &Path) -> bool {
+    has_suffix(path, UNFINISHED_SUFFIX)
+}
+
+/// What lies in a folder and below it for a person.
+#[derive(Default, Debug)]
+pub struct Found {
+    /// Notes, in the order of their names.
+    pub notes: Vec<PathBuf>,
+    /// Staging files that were kept, of which no note tells what they were to become.
+    pub unknown: Vec<PathBuf>,
+}
+
+/// Looks for it. Links are not followed.
+pub fn find(folder: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
     find_below(folder, DEPTH_MAX, &mut found)?;
-    found.sort();
+    found.notes.sort();
+    found.unknown.sort();
     Ok(found)
 }
 
-fn find_below(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn find_below(folder: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
+        let path = entry.path();
         if kind.is_dir() && depth > 0 {
-            find_below(&entry.path(), depth - 1, found)?;
-        } else if kind.is_file() && entry.file_name().to_string_lossy().ends_with(SUFFIX) {
-            found.push(entry.path());
+            match find_below(&path, depth - 1, found) {
+                // It was just tidied away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        } else if kind.is_file() && has_suffix(&path, SUFFIX) {
+            found.notes.push(path);
+        } else if kind.is_file()
+            && has_suffix(&path, KEPT_SUFFIX)
+            && !path.with_extension("unsaved.json").exists()
+        {
+            found.unknown.push(path);
         }
     }
     Ok(())
+}
+
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().ends_with(suffix)
 }
 
 #[cfg(test)]
@@ -173,8 +292,11 @@ mod tests {
             copy: None,
             tried: true,
         };
-        let metadata = [("who".to_owned(), "ünï".to_owned())].into();
-        Note::new(place, "a/b ü".to_owned(), metadata, edit, SystemTime::UNIX_EPOCH)
+        let carries = Carries {
+            metadata: Some([("who".to_owned(), "ünï".to_owned())].into()),
+            mtime: Some("1.5".to_owned()),
+        };
+        Note::new(place, "a/b ü".to_owned(), carries, edit, SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -186,17 +308,36 @@ mod tests {
         let notes = [note(1), note(u128::MAX)];
         for note in &notes {
             note.write(&staging).unwrap();
+            sync(&staging, &[note.id()]).unwrap();
             assert!(is_noted(&staging, note.id()));
         }
+        sync(&staging, &[Uuid::nil(); SYNCED_ALONE_MAX + 1]).unwrap();
         std::fs::write(staging.join("else"), "x").unwrap();
+        std::fs::write(kept_path(&staging, Uuid::from_u128(1)), "x").unwrap();
+        let unknown = kept_path(&staging, Uuid::from_u128(2));
+        std::fs::write(&unknown, "x").unwrap();
         let found = find(folder.path()).unwrap();
-        let read: Vec<Note> = found.iter().map(|path| Note::read(path).unwrap()).collect();
+        let read: Vec<Note> = found.notes.iter().map(|path| Note::read(path).unwrap()).collect();
         assert_eq!(read, notes);
+        assert_eq!(found.unknown, [unknown]);
         assert_eq!(
             std::fs::read_dir(&staging).unwrap().count(),
-            3,
+            5,
             "nothing else is left"
         );
+    }
+
+    #[test]
+    fn a_modification_time_is_that_of_the_bytes_that_are_uploaded() {
+        let below: Metadata = [("mtime", "1"), ("who", "me")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let mut carries = Carries::default();
+        assert_eq!(carries.over(below.clone()).keys().collect::<Vec<_>>(), ["who"]);
+        carries.mtime = Some("2".to_owned());
+        assert_eq!(carries.over(below.clone())["mtime"], "2");
+        carries.metadata = Some(Metadata::new());
+        assert_eq!(carries.over(below).len(), 1, "what was known counts");
     }
 
     #[test]

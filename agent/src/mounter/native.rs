@@ -67,6 +67,8 @@ impl Mounter {
         let credential = self.open(about.uid, spec, sealed)?;
         // Whatever was kept is not of the mount that is made now.
         self.keeper.forget(about.uid);
+        // Also what is left of mounts that no record tells of.
+        self.tidy_staging(about.uid, Some(about.uid));
         let gid = mountpoint::prepare(&self.mount_root, &spec.place, about.unix_group.as_deref())?;
         let serving = spec.serving(about.mode);
         let succession = self
@@ -86,7 +88,9 @@ impl Mounter {
             |worker| self.launching(about, sealed, &serving, &path, Some(succession.clone()), worker);
         let outcome = self.run_worker(about.uid, &path, config, record, cancel);
         if outcome.is_err() {
-            self.runs.remove_succession(&succession);
+            // It may have been written to all the same, by a program that waited for it.
+            self.tidy_staging(about.uid, Some(about.uid));
+            self.drop_table(about.uid, &succession);
         }
         outcome
     }
@@ -201,9 +205,7 @@ impl Mounter {
                 })?;
             }
         }
-        if let Some(succession) = record.succession.as_ref().filter(|_| !record.worker.is_alive()) {
-            self.runs.remove_succession(succession);
-        }
+        self.tidy_staging(record.cache_of(), Some(record.assignment_uid));
         // Nobody goes on with it; who waits for an answer gets an error now.
         self.keeper.forget(about.uid);
         // What a lingering worker has left behind is its own folder no more.

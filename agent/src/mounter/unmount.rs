@@ -164,22 +164,12 @@ impl Mounter {
         }
         let cache_of = record.as_ref().map_or(uid, Record::cache_of);
         self.keeper.forget(uid);
-        if let Some(succession) = record.as_ref().and_then(|record| record.succession.as_ref()) {
-            self.runs.remove_succession(succession);
-        }
+        self.tidy_staging(cache_of, Some(uid));
         if let Some(record) = &record {
             self.keys().remove(record.keys_of());
         }
         self.runs.remove(uid);
         self.sweep_keys();
-        let cache = self.cache_dir.join(cache_of.to_string());
-        let staging = cache.join("staging");
-        // One of each mount that there was.
-        for entry in std::fs::read_dir(&staging).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(entry.path());
-        }
-        let _ = std::fs::remove_dir(staging);
-        let _ = std::fs::remove_dir(cache);
     }
 }
 

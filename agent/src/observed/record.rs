@@ -210,10 +210,13 @@ impl Runs {
         self.folder(uid).join("next.sock")
     }
 
+    /// Below the run folder, where mounts have what their successors must know.
+    pub const SUCCESSION: &'static str = "succession";
+
     /// Makes the folder `id` for what the successors of one mount must know.
     pub fn make_succession(&self, id: Uuid) -> Result<PathBuf, mooring_identity::Error> {
-        let folder = self.folder.join(SUCCESSION).join(id.to_string());
-        files::create_private_directory(&self.folder.join(SUCCESSION))?;
+        let folder = self.folder.join(Runs::SUCCESSION).join(id.to_string());
+        files::create_private_directory(&self.folder.join(Runs::SUCCESSION))?;
         files::create_private_directory(&folder)?;
         Ok(folder)
     }
@@ -221,7 +224,7 @@ impl Runs {
     /// Removes the files that workers have left in such a folder, and the folder.
     pub fn remove_succession(&self, folder: &Path) {
         // A record is a file; only what was made by `make_succession` is removed for it.
-        let ours = folder.parent() == Some(&self.folder.join(SUCCESSION));
+        let ours = folder.parent() == Some(&self.folder.join(Runs::SUCCESSION));
         let entries = ours.then(|| std::fs::read_dir(folder).ok()).flatten();
         for entry in entries.into_iter().flatten().flatten() {
             remove_file(&entry.path());
@@ -390,8 +393,6 @@ fn make(folder: &Path) -> io::Result<()> {
 }
 
 const RECORD: &str = "record.json";
-
-const SUCCESSION: &str = "succession";
 
 /// The run folder is memory where it is tmpfs; 4 MiB twice are some ten thousand lines for each mount.
 const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;

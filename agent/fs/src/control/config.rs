@@ -1,6 +1,6 @@
 //! What the agent sends, as the filesystem and its store want it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use mooring_control::{EndpointRules, WorkerConfig};
@@ -14,19 +14,14 @@ use crate::store::Deadlines;
 use crate::store::address::{AddressRules, Network};
 use crate::store::s3::S3Options;
 
-/// In the cache folder of a mount's place, the folder with the staging folders of the mounts there: of the present one,
-/// and of those before it that are still in use.
-pub(super) fn staging_of_all(config: &WorkerConfig) -> PathBuf {
-    config.cache_dir.join("staging")
-}
-
 /// What to serve, and from where.
 pub(super) fn supervised_settings(
     config: WorkerConfig,
     credential: &Arc<LiveCredential>,
 ) -> Result<(S3Options, Settings), MountError> {
-    let all = staging_of_all(&config);
-    // One that was detached while it was in use goes on with its own, whatever is mounted in its place.
+    // The staging folders of all mounts that there were with this cache folder: one that was detached while it was in use
+    // goes on with its own, whatever is mounted in its place.
+    let all = config.cache_dir.join("staging");
     let staging = match config.succession.as_deref().and_then(Path::file_name) {
         Some(name) => all.join(name),
         None => all,
@@ -85,6 +80,7 @@ pub(super) fn supervised_settings(
             dir_mode: (dir_mode & 0o777) as u16,
         },
         staging,
+        lock: None,
     };
     Ok((store, settings))
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::{Filesystem, Parts, Settings};
 use crate::clock;
 use crate::handle::Handles;
-use crate::namespace::inode::Table;
+use crate::namespace::inode::{File, Metadata, Table, format_mtime};
 use crate::store::{Key, StoreError};
 use crate::succession::record::Record;
 use crate::succession::{Inheritance, Recorder};
-use crate::unsaved::Place;
+use crate::unsaved::{self, Carries, Place};
 use crate::writer::staging::Staging;
 
 /// Between attempts to have the store forget what a dead worker had begun to upload.
@@ -29,6 +29,7 @@ impl Filesystem {
         let staging = Staging {
             folder: settings.staging.clone(),
             recorder: parts.recorder.clone(),
+            lock: settings.lock.clone(),
         };
         let restored = staging.restore(inheritance)?;
         staging.purge(&restored.edits);
@@ -37,46 +38,65 @@ impl Filesystem {
         Ok(Filesystem::of(settings, parts, staging, (table, handles)))
     }
 
-    /// The mount is gone, and what was written to it may not get into the store before the process ends: notes beside the
-    /// staging files say what they were to become.
+    /// What was written may not get into the store before the process ends: notes beside the staging files say what they
+    /// were to become. Those of what is in the store go.
     pub fn note_unsaved(&self, place: &Place) {
+        let staging = self.writer.staging();
+        let mut written = Vec::new();
         let edits = self.namespace.table().edits();
-        for (ino, edit) in edits.into_iter().filter(|(_, edit)| edit.is_dirty()) {
+        if edits.iter().any(|(_, edit)| edit.is_dirty())
+            && let Err(error) = staging.make_folder()
+        {
+            tracing::error!(folder = %staging.folder.display(), %error, "the staging folder cannot be made");
+        }
+        for (ino, edit) in edits {
+            if !edit.is_dirty() {
+                edit.forget_note();
+                continue;
+            }
             let Ok(key) = self.namespace.key_of(ino) else {
                 // It was removed: nobody misses it.
                 continue;
             };
-            let known = self
-                .namespace
-                .table()
-                .file(ino)
-                .ok()
-                .and_then(|file| file.metadata.clone());
-            let metadata = self.with_mtime(ino, known.unwrap_or_default());
-            let noted = metadata
-                .map_err(io::Error::other)
-                .and_then(|metadata| edit.write_note(place.clone(), &key, metadata, clock::wall()));
-            if let Err(error) = noted {
-                tracing::error!(
+            let Ok(carries) = self.namespace.table().file(ino).map(carries) else {
+                continue;
+            };
+            let noted = edit.write_note(&staging.folder, place, &key, carries, clock::wall());
+            match noted {
+                Ok(true) => written.push(edit.id()),
+                Ok(false) => {}
+                Err(error) => tracing::error!(
                     key = key.as_str(), %error,
-                    "no note can be written of what is still to be uploaded; `mooring-fs recover` will not find it"
-                );
+                    "no note can be written of what is still to be uploaded"
+                ),
             }
+        }
+        if !written.is_empty()
+            && let Err(error) = unsaved::sync(&staging.folder, &written)
+        {
+            tracing::error!(folder = %staging.folder.display(), %error, "notes may not outlive a power loss");
         }
     }
 
     /// Nobody goes on with it: takes away what was kept for that. What could not be uploaded stays in the cache folder,
     /// for a person.
-    pub fn leave_nothing(&self) {
+    pub fn leave_nothing(&self, place: &Place) {
         self.recorder.give_up();
+        // Where the disk was full there may be room by now.
+        self.note_unsaved(place);
+        let folder = &self.writer.staging().folder;
         let edits = self.namespace.table().edits();
         for (ino, edit) in edits {
             let path = || self.namespace.table().path(ino).unwrap_or_default();
-            match edit.end() {
+            match edit.end(folder) {
                 Ok(None) => {}
-                Ok(Some(kept)) => tracing::error!(
+                Ok(Some(kept)) if edit.is_noted() => tracing::error!(
                     path = path(), kept = %kept.display(), size = edit.size(), written = ?edit.staged(),
                     "a file could not be uploaded; what was written to it is kept: `mooring-fs recover` uploads it"
+                ),
+                Ok(Some(kept)) => tracing::error!(
+                    path = path(), kept = %kept.display(), size = edit.size(), written = ?edit.staged(),
+                    "a file could not be uploaded; what was written to it is kept, without a note: bring it to the store by hand"
                 ),
                 Err(error) if edit.is_dirty() => tracing::error!(
                     path = path(), %error,
@@ -86,7 +106,7 @@ impl Filesystem {
             }
         }
         // Unless something was kept.
-        let _ = std::fs::remove_dir(&self.writer.staging().folder);
+        let _ = std::fs::remove_dir(folder);
     }
 
     /// Who notes what a successor must know.
@@ -103,6 +123,18 @@ impl Filesystem {
             self.tasks
                 .spawn_blocking_on(move || recorder.keep_up(), &self.runtime);
         }
+    }
+
+    /// Half of the inodes that the kernel has and nobody uses: those of which the store has not spoken for the longest
+    /// time.
+    pub fn unused_inodes(&self) -> Vec<u64> {
+        let mut unused = self.namespace.table().unused();
+        let half = unused.len() / 2;
+        if half > 0 {
+            unused.select_nth_unstable(half);
+            unused.truncate(half);
+        }
+        unused.into_iter().map(|(_, ino)| ino.0).collect()
     }
 
     /// Takes up the work that a dead worker had begun of its own accord: closes what it had opened for a moment,
@@ -157,5 +189,15 @@ impl Filesystem {
         }
         self.recorder.note(&Record::UploadOver(upload));
         self.write_down();
+    }
+}
+
+/// What the object of a dirty file is to carry.
+fn carries(file: &File) -> Carries {
+    let known = file.metadata.clone();
+    Carries {
+        // An object that never was carries nothing; of another one a listing does not tell.
+        metadata: known.or_else(|| file.object.is_none().then(Metadata::new)),
+        mtime: file.mtime_set.then(|| format_mtime(file.mtime)),
     }
 }

@@ -5,6 +5,7 @@ mod names;
 mod opened;
 mod races;
 mod succession;
+mod unsaved;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ impl World {
                 dir_mode: 0o750,
             },
             staging: staging.path().to_owned(),
+            lock: None,
         };
         change(&mut settings);
         let runtime = Handle::current();

@@ -74,6 +74,8 @@ struct State {
     called: Vec<Called>,
     writes: u64,
     clock: Option<SystemTime>,
+    ignores_conditions: bool,
+    stands_still: bool,
 }
 
 #[derive(Clone)]
@@ -96,6 +98,25 @@ impl MemoryStore {
     /// Puts an object without a request.
     pub(crate) fn insert(&self, key: &str, bytes: impl Into<Bytes>) -> ETag {
         self.state.lock().write(key, bytes.into(), BTreeMap::new())
+    }
+
+    /// The same, with metadata.
+    pub(crate) fn insert_with(&self, key: &str, text: &'static str, metadata: &[(&str, &str)]) -> ETag {
+        let metadata = metadata
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        self.state.lock().write(key, text.into(), metadata)
+    }
+
+    /// As some stores do: answers success, whatever the condition.
+    pub(crate) fn ignore_conditions(&self, ignore: bool) {
+        self.state.lock().ignores_conditions = ignore;
+    }
+
+    /// All that is written is written in the same second.
+    pub(crate) fn stand_still(&self) {
+        self.state.lock().stands_still = true;
     }
 
     /// Removes an object without a request.
@@ -188,7 +209,8 @@ impl State {
     fn write(&mut self, key: &str, bytes: Bytes, metadata: BTreeMap<String, String>) -> ETag {
         self.writes += 1;
         let etag = ETag(format!("\"{}\"", self.writes));
-        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + self.writes);
+        let second = if self.stands_still { 1 } else { self.writes };
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + second);
         let info = ObjectInfo {
             size: bytes.len() as u64,
             etag: etag.clone(),
@@ -212,6 +234,9 @@ impl State {
     }
 
     fn check(&self, key: &str, condition: &WriteCondition) -> Result<(), StoreError> {
+        if self.ignores_conditions {
+            return Ok(());
+        }
         match (condition, self.objects.get(key)) {
             (WriteCondition::None, _) | (WriteCondition::Absent, None) => Ok(()),
             (WriteCondition::Absent, Some(_)) => Err(StoreError::PreconditionFailed),

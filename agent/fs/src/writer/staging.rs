@@ -12,8 +12,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
@@ -28,9 +28,11 @@ use crate::store::{ETag, Key, ObjectStore, StoreError};
 use crate::succession::record::Record;
 use crate::succession::{Attempt, Outcome, Recorder};
 
+pub mod lock;
 mod succession;
 
-pub use self::succession::Restored;
+use self::lock::FolderLock;
+pub use self::succession::{Restored, remove_staged};
 
 /// S3's limit for an object: 10,000 parts of at most 5 GiB, and not more than 5 TiB in all.
 pub const FILE_BYTES_MAX: u64 = 5 << 40;
@@ -45,10 +47,12 @@ pub const METADATA_COMMIT: &str = "mooring-commit";
 /// Where files are staged.
 #[derive(Clone, Debug, Default)]
 pub struct Staging {
-    /// The folder; it exists, and is one mount's alone, from when it is made until it is gone from everywhere.
+    /// The folder; it is made again when somebody has tidied it away.
     pub folder: PathBuf,
     /// Who is told of every change, for a successor.
     pub recorder: Recorder,
+    /// Where it is one mount's alone, from when it is made until that is gone from everywhere.
+    pub lock: Option<Arc<FolderLock>>,
 }
 
 /// A file that is being written.
@@ -57,8 +61,8 @@ pub struct Edit {
     /// Marks its uploads, so that one whose reply was lost is recognised in the object, however late.
     id: Uuid,
     file: Arc<File>,
-    /// Its name, if it has one; whoever drops the edit removes it, when no successor is told of it any more.
-    name: Option<PathBuf>,
+    /// Its name, once it has one; whoever drops the edit removes it, when no successor is told of it any more.
+    name: OnceLock<PathBuf>,
     recorder: Recorder,
     /// Held while bytes of the staging file change, which may wait for the disk. Taken before `state`.
     changing: Mutex<()>,
@@ -70,8 +74,9 @@ pub struct Edit {
     /// An upload was begun at some time, and may have its effect whatever was answered.
     tried: AtomicBool,
     settling: AtomicBool,
-    /// A note lies beside the staging file, for the case that the mount ends before its bytes are in S3.
-    noted: AtomicBool,
+    /// Up to which change a note tells of it that lies beside the staging file, for the case that the mount ends before
+    /// its bytes are in S3; zero without one.
+    noted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -155,7 +160,7 @@ impl Edit {
         let edit = Edit {
             id,
             file: Arc::new(file),
-            name,
+            name: name.map(OnceLock::from).unwrap_or_default(),
             recorder: staging.recorder.clone(),
             changing: Mutex::new(()),
             state: Mutex::new(state),
@@ -163,7 +168,7 @@ impl Edit {
             uploading: AtomicBool::new(false),
             tried: AtomicBool::new(false),
             settling: AtomicBool::new(false),
-            noted: AtomicBool::new(false),
+            noted: AtomicU64::new(0),
         };
         edit.note(&edit.state.lock(), None);
         Ok(edit)

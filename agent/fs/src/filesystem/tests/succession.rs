@@ -1,18 +1,19 @@
 //! A filesystem that goes on where another has stopped, without a kernel.
 
+use super::unsaved::whereabouts;
 use super::*;
 use crate::succession::log::Log;
 use crate::succession::{Inheritance, Recorder};
 
 /// Where a worker keeps what its successor needs.
-struct Place {
-    store: Arc<MemoryStore>,
-    table: tempfile::TempDir,
-    staging: tempfile::TempDir,
+pub(super) struct Place {
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) table: tempfile::TempDir,
+    pub(super) staging: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(super) fn new() -> Place {
         Place {
             store: Arc::new(MemoryStore::new()),
             table: tempfile::tempdir().unwrap(),
@@ -20,7 +21,7 @@ impl Place {
         }
     }
 
-    fn parts(&self, recorder: Recorder) -> (Settings, Parts) {
+    pub(super) fn parts(&self, recorder: Recorder) -> (Settings, Parts) {
         let runtime = Handle::current();
         let settings = Settings {
             prefix: Prefix::new(""),
@@ -33,6 +34,7 @@ impl Place {
                 dir_mode: 0o750,
             },
             staging: self.staging.path().to_owned(),
+            lock: None,
         };
         let options = ReaderOptions::default();
         let budget = MemoryBudget::new(64 << 20);
@@ -45,13 +47,13 @@ impl Place {
         (settings, parts)
     }
 
-    fn first(&self) -> Arc<Filesystem> {
+    pub(super) fn first(&self) -> Arc<Filesystem> {
         let (settings, parts) = self.parts(Recorder::begin(self.table.path()).unwrap());
         Filesystem::new(settings, parts)
     }
 
     /// The worker is gone; another one goes on with what it has written down.
-    fn succeed(&self, dead: Arc<Filesystem>) -> Arc<Filesystem> {
+    pub(super) fn succeed(&self, dead: Arc<Filesystem>) -> Arc<Filesystem> {
         dead.recorder().leave();
         drop(dead);
         let left: Inheritance = Log::read(self.table.path()).unwrap();
@@ -63,18 +65,18 @@ impl Place {
     }
 
     /// Names of the staging files.
-    fn staged(&self) -> Vec<std::path::PathBuf> {
+    pub(super) fn staged(&self) -> Vec<std::path::PathBuf> {
         let found = std::fs::read_dir(self.staging.path()).unwrap();
         found.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// The attempt at a request that the kernel has sent again.
-    fn again(&self, filesystem: &Filesystem, request: u64) -> Attempt {
+    pub(super) fn again(&self, filesystem: &Filesystem, request: u64) -> Attempt {
         Attempt::at(filesystem.recorder(), request | 1 << 63)
     }
 }
 
-fn once(filesystem: &Filesystem, request: u64) -> Attempt {
+pub(super) fn once(filesystem: &Filesystem, request: u64) -> Attempt {
     Attempt::at(filesystem.recorder(), request)
 }
 
@@ -260,51 +262,10 @@ async fn a_mount_that_ends_takes_nothing_of_the_one_in_its_place() {
         .unwrap();
 
     lingering.flush(opened.handle).await.unwrap();
-    lingering.leave_nothing();
+    lingering.leave_nothing(&whereabouts());
     assert!(!of_lingering[0].exists());
     let staged = place.staged().into_iter().filter(|path| path.is_file());
     assert_eq!(staged.count(), 1, "that of the present mount");
-}
-
-#[test]
-fn only_what_no_table_speaks_of_is_cleared_for_a_fresh_mount() {
-    let (mounts, tables) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let id = "5c0e1b8e-8c1f-4a4e-9d6b-0b5e6a0c1d2e";
-    for (mount, has_table) in [("alive", true), ("dead", false), ("unsaved", false)] {
-        std::fs::create_dir(mounts.path().join(mount)).unwrap();
-        std::fs::write(mounts.path().join(mount).join(id), b"x").unwrap();
-        if has_table {
-            drop(Recorder::begin(&tables.path().join(mount)).unwrap());
-        }
-    }
-    let unsaved = mounts.path().join("unsaved").join(format!("{id}.unsaved"));
-    std::fs::write(&unsaved, b"x").unwrap();
-    Staging::clear_abandoned(mounts.path(), tables.path());
-    assert!(mounts.path().join("alive").join(id).exists());
-    assert!(!mounts.path().join("dead").exists());
-    assert!(unsaved.exists() && !mounts.path().join("unsaved").join(id).exists());
-}
-
-#[tokio::test]
-async fn what_could_not_be_uploaded_is_kept_when_its_mount_ends() {
-    let place = Place::new();
-    let last = place.first();
-    let (_, stored) = last.create(ROOT, &name("a"), WRITE, &once(&last, 2)).unwrap();
-    last.flush(stored.handle).await.unwrap();
-    let (_, opened) = last.create(ROOT, &name("b"), WRITE, &once(&last, 4)).unwrap();
-    last.write(opened.handle, 0, b"only here", &once(&last, 6))
-        .unwrap();
-    last.leave_nothing();
-    drop(last);
-    let kept = place.staged();
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    assert!(
-        kept[0]
-            .extension()
-            .is_some_and(|extension| extension == "unsaved")
-    );
-    assert_eq!(std::fs::read(&kept[0]).unwrap(), b"only here");
-    assert!(Log::read(place.table.path()).is_err());
 }
 
 #[tokio::test]
@@ -316,6 +277,7 @@ async fn staging_files_go_with_their_edits_also_when_nobody_can_succeed() {
     alone.flush(opened.handle).await.unwrap();
     assert_eq!(place.staged().len(), 1);
     alone.release(opened.handle);
+    alone.recorder().keep_up();
     assert!(place.staged().is_empty());
 }
 

@@ -4,23 +4,23 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD};
 use uuid::Uuid;
 
-use super::{Edit, Staging, State};
+use super::{Edit, Staging, State, lock};
 use crate::clock;
-use crate::namespace::inode::Metadata;
 use crate::store::{ETag, Key};
-use crate::succession::log::Log;
 use crate::succession::record::{self, Record, system_time, wall};
 use crate::succession::{Inheritance, Recorder};
-use crate::unsaved::{self, Note, Place};
+use crate::unsaved::{self, Carries, Note, Place};
 use crate::writer::ranges::RangeSet;
 
 /// A successor counts on from so much later: a change that the dead worker had counted, and perhaps uploaded,
@@ -38,10 +38,21 @@ impl Staging {
 
     /// Makes a staging file, with a name if somebody else may have to open it.
     pub(super) fn make(&self, id: Uuid) -> io::Result<(File, Option<PathBuf>)> {
+        match self.try_make(id) {
+            // Somebody has tidied up too well.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_folder()?;
+                self.try_make(id)
+            }
+            made => made,
+        }
+    }
+
+    fn try_make(&self, id: Uuid) -> io::Result<(File, Option<PathBuf>)> {
         if !self.recorder.is_on() {
             return Ok((tempfile::tempfile_in(&self.folder)?, None));
         }
-        let name = self.path_of(id);
+        let name = path_of(&self.folder, id);
         let file = File::options()
             .read(true)
             .write(true)
@@ -49,6 +60,14 @@ impl Staging {
             .mode(0o600)
             .open(&name)?;
         Ok((file, Some(name)))
+    }
+
+    /// Makes the folder, unless it is there.
+    pub fn make_folder(&self) -> io::Result<()> {
+        match &self.lock {
+            Some(lock) => lock.renew(),
+            None => lock::make(&self.folder),
+        }
     }
 
     /// The edits that a dead worker left. Fails if it cannot be told whether all are there: then nothing was changed, and
@@ -71,7 +90,7 @@ impl Staging {
                 Err(error) => {
                     // Before those that were restored are dropped.
                     self.recorder.leave();
-                    let path = self.path_of(Uuid::from_u128(edit.id));
+                    let path = path_of(&self.folder, Uuid::from_u128(edit.id));
                     let reason = format!("the staging file {}: {error}", path.display());
                     return Err(io::Error::new(error.kind(), reason));
                 }
@@ -84,27 +103,11 @@ impl Staging {
     pub fn purge(&self, kept: &HashMap<u128, Arc<Edit>>) {
         remove_staged(&self.folder, |id| kept.contains_key(&id));
     }
+}
 
-    /// Makes room in the folder in which mounts have their staging folders: removes what those have left that no
-    /// successor goes on with any more, since their tables, which `tables` has under the same names, are gone. Where a
-    /// worker is alive without a table, its files lose names that nobody asks for.
-    pub fn clear_abandoned(mounts: &Path, tables: &Path) {
-        let Ok(found) = std::fs::read_dir(mounts) else {
-            return;
-        };
-        for folder in found.flatten().map(|entry| entry.path()) {
-            let Some(name) = folder.file_name() else { continue };
-            if folder.is_dir() && !Log::exists(&tables.join(name)) {
-                remove_staged(&folder, |_| false);
-                // What was kept for a person stays.
-                let _ = std::fs::remove_dir(&folder);
-            }
-        }
-    }
-
-    fn path_of(&self, id: Uuid) -> PathBuf {
-        self.folder.join(id.to_string())
-    }
+/// Where the staging file of an edit is while somebody may go on with it.
+fn path_of(folder: &Path, id: Uuid) -> PathBuf {
+    folder.join(id.to_string())
 }
 
 /// The edits that a dead worker left.
@@ -116,18 +119,17 @@ pub struct Restored {
     pub lost: HashSet<u128>,
 }
 
-fn remove_staged(folder: &Path, kept: impl Fn(u128) -> bool) {
+/// Removes staging files of which no note tells, but those of these ids, and what was being noted when a worker died.
+pub fn remove_staged(folder: &Path, kept: impl Fn(u128) -> bool) {
     let Ok(found) = std::fs::read_dir(folder) else {
         return;
     };
-    for entry in found.flatten() {
-        let id = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| Uuid::try_parse(name).ok());
-        if id.is_some_and(|id| !kept(id.as_u128()) && !unsaved::is_noted(folder, id)) {
+    for path in found.flatten().map(|entry| entry.path()) {
+        let id = unsaved::staged_id(&path);
+        let unwanted = id.is_some_and(|id| !kept(id.as_u128()) && !unsaved::is_noted(folder, id));
+        if unwanted || unsaved::is_unfinished(&path) {
             // One that cannot be removed takes room, and nothing else.
-            let _ = std::fs::remove_file(entry.path());
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -140,7 +142,7 @@ impl Edit {
 
     /// The same, and something else at one stroke.
     pub(super) fn note_with(&self, state: &State, added: Option<Range<u64>>, other: Option<Record>) {
-        if self.name.is_none() || !self.recorder.is_on() {
+        if self.name.get().is_none() || !self.recorder.is_on() {
             return;
         }
         let edit = Record::Edit(self.record(state, added.into_iter().collect()));
@@ -179,40 +181,65 @@ impl Edit {
 
     /// Whoever succeeds this process knows of it as it is now when this returns.
     pub(in crate::writer) fn write_down(&self) {
-        if self.name.is_some() {
+        if self.name.get().is_some() {
             self.recorder.write_down();
         }
     }
 
-    /// This process ends, and nobody goes on with it. Bytes that are nowhere else are kept under a name that nobody
-    /// tidies up, which is answered.
-    pub fn end(&self) -> io::Result<Option<PathBuf>> {
-        let Some((name, folder)) = self.name_and_folder() else {
-            return Ok(None);
-        };
+    /// This process ends, and nobody goes on with it. Bytes that are nowhere else are kept in the folder under a name
+    /// that nobody tidies up, which is answered.
+    pub fn end(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
         if !self.is_dirty() {
             self.forget_note();
-            std::fs::remove_file(name)?;
+            if let Some(name) = self.name.get() {
+                std::fs::remove_file(name)?;
+            }
             return Ok(None);
         }
+        let name = self.named_in(folder)?;
         let kept = unsaved::kept_path(folder, self.id);
         std::fs::rename(name, &kept)?;
         Ok(Some(kept))
     }
 
-    /// Writes a note beside the staging file that says what its bytes were to become; it goes with the edit, if they
-    /// have become it by then.
-    pub fn write_note(&self, place: Place, key: &Key, metadata: Metadata, now: SystemTime) -> io::Result<()> {
-        let Some((_, folder)) = self.name_and_folder() else {
-            return Ok(());
-        };
+    /// Writes a note into the folder, beside the staging file, that says what its bytes were to become; it goes with the
+    /// edit, if they have become it by then. Answers whether it was written just now.
+    pub fn write_note(
+        &self,
+        folder: &Path,
+        place: &Place,
+        key: &Key,
+        carries: Carries,
+        now: SystemTime,
+    ) -> io::Result<bool> {
         let record = {
             let state = self.state.lock();
             self.record(&state, state.present.ranges().collect())
         };
-        Note::new(place, key.as_str().to_owned(), metadata, record, now).write(folder)?;
-        self.noted.store(true, Ordering::Relaxed);
-        Ok(())
+        let generation = record.generation;
+        if self.noted.load(Ordering::Relaxed) == generation {
+            return Ok(false);
+        }
+        self.named_in(folder)?;
+        Note::new(place.clone(), key.as_str().to_owned(), carries, record, now).write(folder)?;
+        self.noted.store(generation, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Whether a note tells of it.
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Relaxed) > 0
+    }
+
+    /// The name of the staging file. It gets one if nobody was to open it until now.
+    fn named_in(&self, folder: &Path) -> io::Result<&Path> {
+        if let Some(name) = self.name.get() {
+            return Ok(name);
+        }
+        let path = path_of(folder, self.id);
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
+        rustix::fs::linkat(CWD, unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(self.name.get_or_init(|| path))
     }
 
     /// An edit whose mount has ended, by its note. Dropping it removes nothing.
@@ -232,14 +259,10 @@ impl Edit {
         Ok(edit)
     }
 
-    fn name_and_folder(&self) -> Option<(&Path, &Path)> {
-        let name = self.name.as_deref()?;
-        Some((name, name.parent()?))
-    }
-
-    fn forget_note(&self) {
-        if let Some((_, folder)) = self.name_and_folder()
-            && self.noted.swap(false, Ordering::Relaxed)
+    /// Its bytes are in the store: nothing is left to tell.
+    pub fn forget_note(&self) {
+        if let Some(folder) = self.name.get().and_then(|name| name.parent())
+            && self.noted.swap(0, Ordering::Relaxed) > 0
         {
             // A note without its file says so to whoever reads it.
             let _ = std::fs::remove_file(unsaved::path(folder, self.id));
@@ -247,7 +270,14 @@ impl Edit {
     }
 
     fn restored(staging: &Staging, edit: &record::Edit, present: RangeSet) -> io::Result<Edit> {
-        let name = staging.path_of(Uuid::from_u128(edit.id));
+        let id = Uuid::from_u128(edit.id);
+        // First: what it says of a file that lives is of yesterday, and whoever uploads that would have this process take
+        // newer bytes for stored.
+        match std::fs::remove_file(unsaved::path(&staging.folder, id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let name = path_of(&staging.folder, id);
         let file = File::options().read(true).write(true).open(&name)?;
         let edit = Edit::of_record(file, Some(name), staging.recorder.clone(), edit, present)?;
         edit.note(&edit.state.lock(), None);
@@ -293,7 +323,7 @@ impl Edit {
         Ok(Edit {
             id: Uuid::from_u128(*id),
             file: Arc::new(file),
-            name,
+            name: name.map(OnceLock::from).unwrap_or_default(),
             recorder,
             changing: Mutex::new(()),
             state: Mutex::new(state),
@@ -301,15 +331,18 @@ impl Edit {
             uploading: AtomicBool::new(false),
             tried: AtomicBool::new(*tried),
             settling: AtomicBool::new(false),
-            noted: AtomicBool::new(false),
+            noted: AtomicU64::new(0),
         })
     }
 }
 
 impl Drop for Edit {
     fn drop(&mut self) {
-        if !self.is_dirty() {
-            self.forget_note();
+        match self.is_dirty() {
+            // It is a person's by now.
+            true if self.is_noted() => return,
+            true => {}
+            false => self.forget_note(),
         }
         if let Some(name) = self.name.take() {
             let gone = Record::EditGone(self.id.as_u128());
