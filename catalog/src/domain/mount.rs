@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub use super::activation::MountState;
 
 /// What a condition speaks of, in the order in which they are told to people: causes before effects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
     /// The host has a usable key.
     CredentialReady,
@@ -28,7 +28,7 @@ pub enum ConditionType {
 }
 
 /// Whether a condition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConditionStatus {
     /// It holds.
     True,
@@ -85,7 +85,7 @@ impl ConditionStatus {
 }
 
 /// Something that is or is not true of a mount, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// What it speaks of.
     pub kind: ConditionType,
@@ -100,7 +100,7 @@ pub struct Condition {
 }
 
 /// What a host has said of one mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObservedMount {
     /// The assignment that it makes true.
     pub assignment_uid: Uuid,
@@ -122,17 +122,7 @@ impl ObservedMount {
     /// The most important condition that does not hold, in one sentence; empty when all is well. A read-only mount is
     /// not writable, and that is no trouble.
     pub fn message(&self) -> String {
-        let mut broken: Vec<&Condition> = self
-            .conditions
-            .iter()
-            .filter(|condition| condition.status == ConditionStatus::False && !condition.message.is_empty())
-            .filter(|condition| condition.kind != ConditionType::Writable || condition.reason != "ReadOnly")
-            .collect();
-        broken.sort_by_key(|condition| condition.kind);
-        broken
-            .first()
-            .map(|condition| condition.message.clone())
-            .unwrap_or_default()
+        message_of(&self.conditions)
     }
 
     /// Whether `self` after `before` is a change of state.
@@ -148,6 +138,20 @@ impl ObservedMount {
         };
         facts(self) != facts(before)
     }
+}
+
+/// The most important condition that does not hold, as [`ObservedMount::message`].
+pub fn message_of(conditions: &[Condition]) -> String {
+    let mut broken: Vec<&Condition> = conditions
+        .iter()
+        .filter(|condition| condition.status == ConditionStatus::False && !condition.message.is_empty())
+        .filter(|condition| condition.kind != ConditionType::Writable || condition.reason != "ReadOnly")
+        .collect();
+    broken.sort_by_key(|condition| condition.kind);
+    broken
+        .first()
+        .map(|condition| condition.message.clone())
+        .unwrap_or_default()
 }
 
 /// What the catalog orders one host, as far as a report has to be held against it.

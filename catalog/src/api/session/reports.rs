@@ -1,7 +1,9 @@
 //! A host's reports, coalesced: of those that come while one is being taken only the newest counts, one that repeats
-//! the last is not looked at, and what the host has refused is told with them.
+//! the last is not looked at, one that only says that something begins waits a moment for how it ends, and what the host
+//! has refused is told with them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -22,6 +24,9 @@ const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(1);
 /// The rest is at least so long for each mount of the report: what one host says takes a tenth of the writers' time at most.
 const REST_PER_MOUNT: Duration = Duration::from_micros(500);
+/// How long a report waits that only says that mounts begin, or begin to end: most are done within it, and the next report
+/// says both. A fleet that is told of one change costs half as many writes so.
+const BEGINNING_WAIT: Duration = Duration::from_millis(500);
 /// Mounts of one host that are kept: far more than a kernel likes to have.
 const MOUNTS_MAX: usize = 10_000;
 /// Conditions of one mount that are kept; there are six types.
@@ -32,11 +37,13 @@ const TEXT_CHARS_MAX: usize = 4096;
 #[derive(Default)]
 pub(super) struct Reports {
     /// The newest report that was not taken yet.
-    pending: Option<Report>,
+    pending: Option<Pending>,
+    /// Since when a report waits, perhaps not the newest.
+    waits_since: Option<Instant>,
     /// When the last was taken, and for how long there is rest after it.
     rest: Option<(Instant, Duration)>,
     /// What was taken last.
-    taken: Option<Report>,
+    taken: Option<Gist>,
     /// The ledger revision of the report before the pending one.
     settled_revision: i64,
     /// Assignments that the host has refused, by generation.
@@ -51,10 +58,61 @@ pub(super) struct Due {
     pub(super) is_news: bool,
 }
 
-#[derive(Clone, PartialEq)]
-struct Report {
+struct Pending {
     mounts: Vec<ObservedMount>,
+    gist: Gist,
+    /// Against what was taken last, nothing is new in it but beginnings.
+    only_begins: bool,
+}
+
+/// As much of a report as tells it from another. Ten thousand streams keep one each, with all their mounts.
+#[derive(Clone, PartialEq)]
+struct Gist {
+    mounts: Vec<Mark>,
     at: ReportedAt,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Mark {
+    uid: Uuid,
+    state: MountState,
+    /// Of all that is said of the mount.
+    digest: u64,
+}
+
+impl Mark {
+    fn of(mount: &ObservedMount) -> Self {
+        let mut hasher = DefaultHasher::new();
+        mount.hash(&mut hasher);
+        Self {
+            uid: mount.assignment_uid,
+            state: mount.state,
+            digest: hasher.finish(),
+        }
+    }
+}
+
+impl Gist {
+    /// Whether nothing is new since `before` but that mounts begin or begin to end, and when it was said.
+    fn only_begins_since(&self, before: &Self) -> bool {
+        if self.at.ban_carried_out || self.at.holds_still != before.at.holds_still {
+            return false;
+        }
+        let mut left: BTreeMap<Uuid, &Mark> = before.mounts.iter().map(|mark| (mark.uid, mark)).collect();
+        let mut begin = 0;
+        for now in &self.mounts {
+            let begins = match left.remove(&now.uid) {
+                Some(before) if before == now => continue,
+                Some(before) => before.state.is_mounted() && now.state == MountState::Unmounting,
+                None => now.state == MountState::Mounting,
+            };
+            if !begins {
+                return false;
+            }
+            begin += 1;
+        }
+        begin > 0 && left.is_empty()
+    }
 }
 
 impl Reports {
@@ -85,8 +143,22 @@ impl Reports {
             ban_carried_out,
         };
         self.settled_revision = revision;
-        let report = Report { mounts, at };
-        self.pending = (self.taken.as_ref() != Some(&report)).then_some(report);
+        let gist = Gist {
+            mounts: mounts.iter().map(Mark::of).collect(),
+            at,
+        };
+        if self.taken.as_ref() == Some(&gist) {
+            self.pending = None;
+            self.waits_since = None;
+            return;
+        }
+        let before = self.taken.as_ref();
+        self.pending = Some(Pending {
+            only_begins: before.is_some_and(|before| gist.only_begins_since(before)),
+            mounts,
+            gist,
+        });
+        self.waits_since.get_or_insert_with(Instant::now);
     }
 
     /// Notes that the host cannot take an assignment.
@@ -108,23 +180,30 @@ impl Reports {
 
     /// When the pending report is to be taken.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.pending
-            .as_ref()
-            .map(|_| self.rest.map_or_else(Instant::now, |(taken, rest)| taken + rest))
+        let pending = self.pending.as_ref()?;
+        let rested = self.rest.map_or_else(Instant::now, |(taken, rest)| taken + rest);
+        Some(match self.waits_since {
+            Some(since) if pending.only_begins => rested.max(since + BEGINNING_WAIT),
+            Some(_) | None => rested,
+        })
     }
 
     /// The report to take now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Due> {
-        let report = self.pending.take()?;
-        let least = REST_MIN.max(REST_PER_MOUNT * u32::try_from(report.mounts.len()).unwrap_or(u32::MAX));
+        let Pending { mounts, gist, .. } = self.pending.take()?;
+        self.waits_since = None;
+        let least = REST_MIN.max(REST_PER_MOUNT * u32::try_from(mounts.len()).unwrap_or(u32::MAX));
         let rest = match self.rest {
             Some((taken, rest)) if now < taken + 2 * rest => least.max((2 * rest).min(REST_MAX)),
             Some(_) | None => least,
         };
         self.rest = Some((now, rest));
-        let before = self.taken.replace(report.clone());
-        let is_news = before.is_some_and(|before| before.mounts != report.mounts);
-        let Report { mounts, at } = report;
+        let at = gist.at;
+        let is_news = self
+            .taken
+            .as_ref()
+            .is_some_and(|before| before.mounts != gist.mounts);
+        self.taken = Some(gist);
         Some(Due { mounts, at, is_news })
     }
 

@@ -113,3 +113,73 @@ fn a_time_from_the_future_is_dropped() {
     assert_eq!(moment(at(-5), NOW).unwrap().nanosecond(), 1_000);
     assert!(moment(at(100_000), NOW).is_none());
 }
+
+#[test]
+fn a_report_that_only_says_that_something_begins_waits_for_how_it_ends() {
+    use mooring_proto::v1::MountState::{Degraded, Failed, Mounted, Mounting, Unmounting};
+    let nothing = pb::Report {
+        mounts: vec![],
+        ..report(1, Mounted)
+    };
+    let waits = |before: pb::Report, then: &[pb::Report]| {
+        let mut reports = Reports::default();
+        reports.take(before, NOW);
+        let begun = Instant::now() - Duration::from_secs(10);
+        reports.next(begun).unwrap();
+        for report in then {
+            reports.take(report.clone(), NOW);
+        }
+        reports.due().unwrap() > Instant::now()
+    };
+    assert!(waits(nothing.clone(), &[report(2, Mounting)]));
+    assert!(waits(report(1, Mounted), &[report(2, Unmounting)]));
+    assert!(waits(report(1, Degraded), &[report(2, Unmounting)]));
+    // What ends waits for nothing, and takes along what has begun.
+    assert!(!waits(
+        nothing.clone(),
+        &[report(2, Mounting), report(2, Mounted)]
+    ));
+    assert!(!waits(nothing.clone(), &[report(2, Failed)]));
+    assert!(!waits(
+        report(1, Mounted),
+        &[report(2, Unmounting), nothing.clone()]
+    ));
+    // Nor does trouble, nor what was said before the host was heard of.
+    assert!(!waits(report(1, Mounted), &[report(1, Degraded)]));
+    assert!(!waits(report(1, Mounted), &[nothing.clone()]));
+    let mut both = report(2, Mounting);
+    both.mounts.extend(report(2, Degraded).mounts);
+    both.mounts[0].assignment_uid = Uuid::from_u128(2).to_string();
+    assert!(!waits(report(1, Mounted), &[both]));
+    let mut first = Reports::default();
+    first.take(report(1, Mounting), NOW);
+    assert!(first.due().unwrap() <= Instant::now());
+    let last = pb::Report {
+        ban_carried_out: true,
+        ..report(2, Mounting)
+    };
+    assert!(!waits(nothing, &[last]));
+}
+
+#[test]
+fn what_begins_waits_no_longer_than_its_first_word() {
+    use mooring_proto::v1::MountState::{Mounted, Mounting};
+    let mut reports = Reports::default();
+    reports.take(
+        pb::Report {
+            mounts: vec![],
+            ..report(1, Mounted)
+        },
+        NOW,
+    );
+    reports.next(Instant::now() - Duration::from_secs(10)).unwrap();
+    reports.take(report(2, Mounting), NOW);
+    let due = reports.due().unwrap();
+    assert!(due <= Instant::now() + BEGINNING_WAIT);
+    for revision in 3..6 {
+        reports.take(report(revision, Mounting), NOW);
+        assert_eq!(reports.due().unwrap(), due);
+    }
+    assert_eq!(reports.next(due).unwrap().mounts.len(), 1);
+    assert!(reports.due().is_none());
+}
