@@ -1,6 +1,6 @@
 //! Activations: wishes that developers of a project make and end. What hosts make of them is told with every answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::assignment::{Resolved, missing_key};
 use super::{Answer, Catalog, Once};
 use crate::domain::activation::{
-    Activation, ActivationState, HostPart, NewActivation, Outlook, PartReport, Target, default_id,
-    outlook_of_ended, outlook_of_live, told_of_cordoned, told_of_withdrawal,
+    Activation, ActivationState, HostPart, NewActivation, Outlook, Target, default_id, outlook_of_ended,
+    outlook_of_live, told_of_cordoned, told_of_withdrawal,
 };
 use crate::domain::assignment::RemovalOrder;
 use crate::domain::audit::{Change, EventKind};
@@ -335,41 +335,27 @@ impl Catalog {
         snapshot: &Snapshot,
         activations: &[Activation],
     ) -> Result<BTreeMap<Uuid, Vec<HostPart>>, Error> {
-        let uids = || activations.iter().map(|activation| activation.meta.uid);
-        let assignments = store::assignment::of_activations(snapshot, uids()).await?;
-        let reports = store::mount::of_assignments_of(snapshot, uids()).await?;
-        let hosts = store::host::of_activations(snapshot, uids()).await?;
-        let hosts: HashMap<Uuid, _> = hosts.into_iter().map(|host| (host.meta.uid, host)).collect();
-        let mut parts: BTreeMap<Uuid, Vec<HostPart>> = BTreeMap::new();
+        let uids: Vec<Uuid> = activations.iter().map(|activation| activation.meta.uid).collect();
         let live: std::collections::BTreeSet<Uuid> = activations
             .iter()
             .filter(|activation| activation.end_time.is_none())
             .map(|activation| activation.meta.uid)
             .collect();
-        for assignment in assignments {
-            if assignment.removal.is_some() && live.contains(&assignment.activation_uid) {
+        let mut parts: BTreeMap<Uuid, Vec<HostPart>> = BTreeMap::new();
+        for part in store::mount::parts_of(snapshot, &uids).await? {
+            if part.is_removal && live.contains(&part.activation_uid) {
                 // Its host is drained or banned and has no part in it any more.
                 continue;
             }
-            let Some(host) = hosts.get(&assignment.host_uid) else {
-                continue;
-            };
-            let report = reports.get(&assignment.uid).map(|observed| PartReport {
-                state: observed.state,
-                generation: observed.generation,
-                message: observed.message(),
+            // It has at least this one.
+            let host_state = part.duty.state(snapshot.now(), self.settings.host_lost_after, 1);
+            parts.entry(part.activation_uid).or_default().push(HostPart {
+                host: part.host.to_string(),
+                host_state,
+                generation: part.generation,
+                credential_missing: None,
+                report: part.report,
             });
-            parts
-                .entry(assignment.activation_uid)
-                .or_default()
-                .push(HostPart {
-                    host: host.name.to_string(),
-                    // It has at least this one.
-                    host_state: self.host_state(snapshot, host, 1),
-                    generation: assignment.generation,
-                    credential_missing: None,
-                    report,
-                });
         }
         for of_one in parts.values_mut() {
             of_one.sort_by(|a, b| a.host.cmp(&b.host));

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use mooring_identity::{HpkePublicKey, KeyPin};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Statement,
+    QueryOrder, QuerySelect, Statement,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{from_json, json, meta_of, micros, named, padded, parsed, row_of, time, values_of};
-use super::entity::{assignment, host};
+use super::entity::host;
 use super::{Snapshot, Writing, failed};
 use crate::domain::host::{Ban, Host, HostFacts};
 use crate::domain::names::HostName;
@@ -115,24 +115,6 @@ pub async fn list(snapshot: &Snapshot, pool: Option<Uuid>, page: &Page) -> Resul
 pub async fn of_pool(snapshot: &Snapshot, pool: Uuid) -> Result<Vec<Host>, Error> {
     let rows = host::Entity::find()
         .filter(host::Column::PoolUid.eq(pool))
-        .all(snapshot.db())
-        .await;
-    rows.map_err(failed)?.into_iter().map(of_row).collect()
-}
-
-/// The hosts that have assignments or removals of these activations.
-pub async fn of_activations(
-    snapshot: &Snapshot,
-    activations: impl IntoIterator<Item = Uuid>,
-) -> Result<Vec<Host>, Error> {
-    // A subquery and no list of uids: the pools of a page of activations may have more hosts than a statement takes values.
-    let uids = assignment::Entity::find()
-        .select_only()
-        .column(assignment::Column::HostUid)
-        .filter(assignment::Column::ActivationUid.is_in(activations))
-        .into_query();
-    let rows = host::Entity::find()
-        .filter(host::Column::Uid.in_subquery(uids))
         .all(snapshot.db())
         .await;
     rows.map_err(failed)?.into_iter().map(of_row).collect()

@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, JoinType, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, RelationTrait, Statement,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Statement, Value,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{from_json, json, micros, named, padded, time, values_of};
+use super::columns::{from_json, json, micros, named, padded, parsed, time, values_of};
 use super::entity::{assignment, host, mount};
 use super::{Snapshot, Writing, failed};
-use crate::domain::activation::MountState;
-use crate::domain::host::Host;
-use crate::domain::mount::{Condition as MountCondition, ConditionStatus, ConditionType, ObservedMount};
+use crate::domain::activation::{MountState, PartReport};
+use crate::domain::host::{Duty, Host};
+use crate::domain::mount::{
+    Condition as MountCondition, ConditionStatus, ConditionType, ObservedMount, message_of,
+};
+use crate::domain::names::HostName;
 use crate::domain::{Error, Page, Paged};
 
 /// A mount as it was reported, and when it last changed.
@@ -155,21 +158,85 @@ pub async fn of_hosts(
     Ok(by_host)
 }
 
-/// The mounts of assignments, by assignment.
-pub async fn of_assignments_of(
-    snapshot: &Snapshot,
-    activations: impl IntoIterator<Item = Uuid>,
-) -> Result<BTreeMap<Uuid, ObservedMount>, Error> {
-    let rows = mount::Entity::find()
-        .join(JoinType::InnerJoin, mount::Relation::Assignment.def())
-        .filter(assignment::Column::ActivationUid.is_in(activations))
-        .filter(by_its_own_host())
-        .all(snapshot.db())
-        .await
-        .map_err(failed)?;
-    rows.into_iter()
-        .map(|row| Ok((row.assignment_uid, of_row(row)?.observed)))
-        .collect()
+/// An assignment or removal of an activation, with as much of its host and its mount as an outlook needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The activation.
+    pub activation_uid: Uuid,
+    /// The generation that is ordered.
+    pub generation: i64,
+    /// It is to be unmounted.
+    pub is_removal: bool,
+    /// The host.
+    pub host: HostName,
+    /// What the host's state follows from.
+    pub duty: Duty,
+    /// What the host has reported of it. The message of a mount that is as it shall be is left out: it has none that
+    /// counts.
+    pub report: Option<PartReport>,
+}
+
+/// The parts of activations: one statement, and no more of each row than is needed. Whoever waits for an activation of a
+/// large pool asks for all of them several times a second.
+pub async fn parts_of(snapshot: &Snapshot, activations: &[Uuid]) -> Result<Vec<Part>, Error> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        activation_uid: Uuid,
+        generation: i64,
+        removal_reason: Option<String>,
+        host_id: String,
+        seen_time: Option<i64>,
+        drain_time: Option<i64>,
+        ban_time: Option<i64>,
+        state: Option<String>,
+        mounted_generation: Option<i64>,
+        conditions: Option<String>,
+    }
+    if activations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let values: Vec<Value> = padded(activations).map(Value::from).collect();
+    let places: Vec<String> = (1..=values.len()).map(|place| format!("${place}")).collect();
+    let mounted = MountState::Mounted.as_str();
+    let sql = format!(
+        "SELECT assignment.activation_uid, assignment.generation, assignment.removal_reason, \
+             host.id AS host_id, host.seen_time, host.drain_time, host.ban_time, \
+             mount.state, mount.generation AS mounted_generation, \
+             CASE WHEN mount.state = '{mounted}' AND assignment.removal_reason IS NULL THEN NULL \
+                 ELSE mount.conditions END AS conditions \
+         FROM assignment JOIN host ON host.uid = assignment.host_uid \
+         LEFT JOIN mount ON mount.host_uid = assignment.host_uid AND mount.assignment_uid = assignment.uid \
+         WHERE assignment.activation_uid IN ({})",
+        places.join(", ")
+    );
+    let statement = Statement::from_sql_and_values(snapshot.db().get_database_backend(), sql, values);
+    let rows = Row::find_by_statement(statement).all(snapshot.db()).await;
+    let part = |row: Row| {
+        let report = match (row.state, row.mounted_generation) {
+            (Some(state), Some(generation)) => Some(PartReport {
+                state: named(&state, MountState::from_name)?,
+                generation,
+                message: match row.conditions {
+                    Some(conditions) => message_of(&conditions_of(&conditions)?),
+                    None => String::new(),
+                },
+            }),
+            (None, _) | (_, None) => None,
+        };
+        Ok(Part {
+            activation_uid: row.activation_uid,
+            generation: row.generation,
+            is_removal: row.removal_reason.is_some(),
+            host: HostName::new(parsed(&row.host_id)?),
+            duty: Duty {
+                seen_time: row.seen_time.map(time).transpose()?,
+                is_drained: row.drain_time.is_some(),
+                is_banned: row.ban_time.is_some(),
+            },
+            report,
+        })
+    };
+    rows.map_err(failed)?.into_iter().map(part).collect()
 }
 
 /// Stores what hosts say of mounts, by host and assignment.
@@ -226,9 +293,9 @@ struct StoredCondition {
     since: Option<i64>,
 }
 
-fn of_row(row: mount::Model) -> Result<StoredMount, Error> {
-    let conditions: Vec<StoredCondition> = from_json(&row.conditions)?;
-    let conditions = conditions
+fn conditions_of(stored: &str) -> Result<Vec<MountCondition>, Error> {
+    let conditions: Vec<StoredCondition> = from_json(stored)?;
+    conditions
         .into_iter()
         .map(
             |StoredCondition {
@@ -247,7 +314,11 @@ fn of_row(row: mount::Model) -> Result<StoredMount, Error> {
                 })
             },
         )
-        .collect::<Result<_, Error>>()?;
+        .collect()
+}
+
+fn of_row(row: mount::Model) -> Result<StoredMount, Error> {
+    let conditions = conditions_of(&row.conditions)?;
     Ok(StoredMount {
         host_uid: row.host_uid,
         observed: ObservedMount {
