@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter,
-    QueryOrder, QuerySelect, Statement,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, Statement,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -325,6 +325,16 @@ pub async fn counts_of_hosts(
         .into_iter()
         .map(|(uid, count)| (uid, i32::try_from(count).unwrap_or(i32::MAX)))
         .collect())
+}
+
+/// How many unmounts of a drain a host has still to carry out.
+pub async fn drained_of_host(snapshot: &Snapshot, host: Uuid) -> Result<u64, Error> {
+    assignment::Entity::find()
+        .filter(assignment::Column::HostUid.eq(host))
+        .filter(assignment::Column::RemovalReason.eq(RemovalOrder::DRAINED))
+        .count(snapshot.db())
+        .await
+        .map_err(failed)
 }
 
 /// Forgets removals that hosts have carried out.

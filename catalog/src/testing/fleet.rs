@@ -268,6 +268,22 @@ impl World {
         events.iter().filter(|event| event.method == method).count()
     }
 
+    /// What the audit says of the realm's changes by this method, the newest first.
+    pub(crate) async fn audit_details(
+        &self,
+        method: &str,
+    ) -> Vec<std::collections::BTreeMap<String, String>> {
+        let body = pb::ListAuditEventsRequest {
+            parent: "realm".into(),
+            page_size: 1000,
+            ..Default::default()
+        };
+        let listed = self.api.list_audit_events(request(&self.operator, body)).await;
+        let events = listed.unwrap().into_inner().audit_events.into_iter();
+        let events = events.filter(|event| event.method == method);
+        events.map(|event| event.details).collect()
+    }
+
     /// An activation as it is now.
     pub(crate) async fn activation(&self, by: &Caller, name: &str) -> pb::Activation {
         let body = pb::GetActivationRequest { name: name.into() };

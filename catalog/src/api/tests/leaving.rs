@@ -423,6 +423,33 @@ async fn a_banned_host_is_deleted_when_it_has_said_that_it_carried_the_ban_out_a
     }
 }
 
+#[tokio::test]
+async fn the_audit_says_what_was_decided_of_a_host() {
+    let (world, one, two) = world().await;
+    let said = async |method: &str, key: &str| {
+        let details = world.audit_details(method).await;
+        details[0].get(key).cloned().unwrap_or_default()
+    };
+    world.drain_within(&one, Some(Duration::from_secs(90))).await;
+    assert_eq!(said("DrainHost", "grace_seconds").await, "90");
+    world.uncordon(&one).await.unwrap();
+    assert_eq!(said("UncordonHost", "unmounts_called_off").await, "1");
+    world.ban(&one).await;
+    assert_eq!(said("BanHost", "reason").await, "stolen");
+    world.delete(&one, true).await.unwrap();
+    assert_eq!(said("DeleteHost", "ban").await, "not carried out");
+    assert_eq!(said("DeleteHost", "force").await, "true");
+    world.ban(&two).await;
+    report_the_ban_carried_out(&world, &two).await;
+    world.delete(&two, false).await.unwrap();
+    let clean = world.audit_details("DeleteHost").await;
+    let clean = clean.iter().filter(|details| details["ban"] == "carried out");
+    assert_eq!(
+        clean.map(|details| details["force"].as_str()).collect::<Vec<_>>(),
+        ["false"]
+    );
+}
+
 impl crate::api::Api {
     /// People's service has a call of the same name.
     async fn renew_certificate_of_host(

@@ -40,7 +40,8 @@ impl Catalog {
         let (CordonHost(name), actor) = permit.spend(&writing).await?;
         let mut host = member(&writing, &name).await?;
         host.unschedulable = true;
-        self.changed(writing, host, &actor, "CordonHost").await
+        let change = change_of(&host, &actor, "CordonHost");
+        self.changed(writing, host, change).await
     }
 
     /// Has a host take mounts again: what its pool has been given, also what a drain has taken from it. Unmounts that a
@@ -53,8 +54,11 @@ impl Catalog {
         host.drain_time = None;
         // Somebody has looked at it; a copy that is still about is noted again.
         host.clone_time = None;
+        let drained = store::assignment::drained_of_host(&writing, host.meta.uid).await?;
         self.assign_host(&writing, &host).await?;
-        self.changed(writing, host, &actor, "UncordonHost").await
+        let left = store::assignment::drained_of_host(&writing, host.meta.uid).await?;
+        let change = change_of(&host, &actor, "UncordonHost").detail("unmounts_called_off", drained - left);
+        self.changed(writing, host, change).await
     }
 
     /// Empties a host: each of its mounts ends when no file is open in it, or when the grace is over.
@@ -70,7 +74,8 @@ impl Catalog {
         };
         let revision = writing.next_revision().await?;
         store::assignment::remove_of_host(&writing, host.meta.uid, &removal, revision, false).await?;
-        self.changed(writing, host, &actor, "DrainHost").await
+        let change = change_of(&host, &actor, "DrainHost").detail("grace_seconds", grace.as_secs());
+        self.changed(writing, host, change).await
     }
 
     /// Bans a host. It is told by a statement of the CA; its orders end here and now.
@@ -82,6 +87,7 @@ impl Catalog {
             return self.host_view(&writing, host).await;
         }
         host.unschedulable = true;
+        let change = change_of(&host, &actor, "BanHost").detail("reason", &reason);
         host.ban = Some(Ban {
             time: writing.now(),
             reason,
@@ -93,7 +99,7 @@ impl Catalog {
         };
         let revision = writing.next_revision().await?;
         store::assignment::remove_of_host(&writing, host.meta.uid, &removal, revision, true).await?;
-        self.changed(writing, host, &actor, "BanHost").await
+        self.changed(writing, host, change).await
     }
 
     /// The statement that a banned host is told; `None` for a member of the fleet.
@@ -122,20 +128,17 @@ impl Catalog {
         Ok(Some(agent_pb::SignedBan { statement, signature }))
     }
 
-    async fn changed(
-        &self,
-        writing: Writing,
-        mut host: Host,
-        actor: &Actor,
-        method: &'static str,
-    ) -> Result<HostView, Error> {
+    async fn changed(&self, writing: Writing, mut host: Host, change: Change) -> Result<HostView, Error> {
         host.meta.touch(writing.now());
         store::host::update(&writing, &host).await?;
-        let change = Change::new(&actor.name, method, EventKind::Updated, &host.name, host.meta.uid);
         let view = self.host_view(&writing, host).await?;
         writing.commit(change).await?;
         Ok(view)
     }
+}
+
+fn change_of(host: &Host, actor: &Actor, method: &'static str) -> Change {
+    Change::new(&actor.name, method, EventKind::Updated, &host.name, host.meta.uid)
 }
 
 /// A host that is not banned.
