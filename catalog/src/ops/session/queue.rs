@@ -15,6 +15,9 @@ const HOSTS_MAX: usize = 256;
 /// The most rows in a batch, as far as they are known before: of a KiB each.
 const ROWS_MAX: usize = 4096;
 
+/// The most that is passed over in search of a batch.
+const SKIPPED_MAX: usize = 3 * HOSTS_MAX;
+
 /// Something that a host wants.
 pub(super) trait Want {
     /// The host.
@@ -76,17 +79,35 @@ impl<T: Want> Work<T> {
         waiting.busy
     }
 
-    /// As much as is done at once, from the front.
+    /// As much as is done at once, from the front. What a host that is in the batch already wants besides waits for the
+    /// next one, and stops nobody behind it.
     pub(super) fn next_batch(&mut self) -> Vec<T> {
         let mut waiting = self.queue.0.lock();
         let mut hosts = BTreeSet::new();
         let mut rows = 0;
-        let mut fits = |want: &T| {
+        let (mut batch, mut skipped) = (Vec::new(), Vec::new());
+        while skipped.len() < SKIPPED_MAX
+            && hosts.len() < HOSTS_MAX
+            && let Some(want) = waiting.wants.pop_front()
+        {
+            if hosts.contains(&want.host_uid()) {
+                skipped.push(want);
+                continue;
+            }
             rows += want.rows();
-            hosts.len() < HOSTS_MAX && (hosts.is_empty() || rows <= ROWS_MAX) && hosts.insert(want.host_uid())
-        };
-        let count = waiting.wants.iter().take_while(|want| fits(want)).count();
-        waiting.wants.drain(..count).collect()
+            if !batch.is_empty() && rows > ROWS_MAX {
+                skipped.push(want);
+                break;
+            }
+            hosts.insert(want.host_uid());
+            batch.push(want);
+        }
+        // In their order, before all that was not looked at.
+        skipped
+            .into_iter()
+            .rev()
+            .for_each(|want| waiting.wants.push_front(want));
+        batch
     }
 }
 
@@ -124,10 +145,18 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_ends_before_a_host_comes_again_and_keeps_the_order() {
-        let mut work = work(vec![Some(1, 1), Some(2, 1), Some(1, 2), Some(3, 1)]);
-        assert_eq!(work.next_batch(), [Some(1, 1), Some(2, 1)]);
-        assert_eq!(work.next_batch(), [Some(1, 2), Some(3, 1)]);
+    fn a_host_that_wants_much_has_it_done_in_its_order_and_stops_nobody() {
+        let mut work = work(vec![
+            Some(1, 1),
+            Some(1, 2),
+            Some(2, 1),
+            Some(1, 3),
+            Some(2, 2),
+            Some(3, 1),
+        ]);
+        assert_eq!(work.next_batch(), [Some(1, 1), Some(2, 1), Some(3, 1)]);
+        assert_eq!(work.next_batch(), [Some(1, 2), Some(2, 2)]);
+        assert_eq!(work.next_batch(), [Some(1, 3)]);
         assert!(!work.goes_on());
     }
 
