@@ -153,6 +153,8 @@ impl Store {
         self.connection.close_by_ref().await.map_err(failed)
     }
 
+    /// All statements of a transaction see one state: what a desk reads for many hosts depends on it. SQLite does it so; on
+    /// PostgreSQL it would have to be asked for (REPEATABLE READ).
     async fn begin(&self, mode: SqliteTransactionMode, now: OffsetDateTime) -> Result<Snapshot, Error> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(mode),

@@ -1,6 +1,7 @@
 //! Lets connections in more slowly while many calls are under way. When a whole fleet comes back at once, each connection
 //! that is let in takes time from those that are: with all of them half served, none is served before its agent gives up
-//! and dials again, and the work for it was in vain. Who is not let in yet waits in the kernel's queue, at no cost.
+//! and dials again, and the work for it was in vain. Who is not let in yet waits
+//! with its handshake done, or, behind the handshakes that there are places for, in the kernel's queue.
 //!
 //! Invariant: the door is never shut, so calls that do not end keep nobody out for long.
 

@@ -41,7 +41,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages on their way to a host: it acknowledges each, and what changes meanwhile goes into the next.
 const QUEUE_MESSAGES: usize = 4;
-/// When a look that failed is made again: the wake-up that it was for does not come twice.
+/// When a look that failed is made again, and at random up to as much later: the wake-up that it was for does not come
+/// twice, and ten thousand streams have failed at once.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
 /// Why a host holds still or refuses something: a sentence or two. Each is shown, and may be a line of the log.
 const REASON_CHARS_MAX: usize = 1000;
@@ -110,6 +111,7 @@ impl pb::session_service_server::SessionService for Api {
             banned: false,
             reports: Reports::default(),
             pace: Pace::new(Instant::now()),
+            answers_left: 0,
             told: 0,
             looked: 0,
             offline_max: None,
@@ -136,6 +138,8 @@ struct Stream {
     queue: mpsc::Sender<Result<pb::ConnectResponse, Status>>,
     reports: Reports,
     pace: Pace,
+    /// Messages of ours, and orders in them, that the host has not answered: an answer is asked for, and costs no pace.
+    answers_left: usize,
     /// The revision that the host was last told of; 0 before the snapshot.
     told: i64,
     /// The revision of the last look: up to it the host knows everything, whether there was something to tell or not.
@@ -242,6 +246,7 @@ impl Stream {
             return self.ban(ban).await;
         }
         self.reports.sent(&orders);
+        self.answers_left += 1 + orders.assignments.len();
         self.send(Told::Snapshot(encode::snapshot(orders))).await
     }
 
@@ -268,9 +273,14 @@ impl Stream {
     }
 
     fn hear(&mut self, said: Result<Option<pb::ConnectRequest>, Status>) -> Result<(), Ended> {
-        self.pace.heard(Instant::now());
         let message = said.map_err(|_| Ended::Quietly("the connection is gone"))?;
-        match message.ok_or(Ended::Quietly("the host has ended it"))?.message {
+        let message = message.ok_or(Ended::Quietly("the host has ended it"))?.message;
+        if matches!(message, Some(Said::Ack(_) | Said::Nack(_))) && self.answers_left > 0 {
+            self.answers_left -= 1;
+        } else {
+            self.pace.heard(Instant::now());
+        }
+        match message {
             Some(Said::Report(mut report)) => {
                 report.holding_still = kept(report.holding_still, REASON_CHARS_MAX);
                 if self.open.holds_still(&report.holding_still) && !report.holding_still.is_empty() {
@@ -321,7 +331,8 @@ impl Stream {
         let orders = match self.catalog.orders_since(&self.identity, self.looked).await {
             Ok(orders) => orders,
             Err(error) => {
-                self.look_again = Some(Instant::now() + LOOK_RETRY);
+                self.look_again =
+                    Some(Instant::now() + LOOK_RETRY.mul_f64(1.0 + self.catalog.clock.jitter()));
                 return self.bear(error);
             }
         };
@@ -336,6 +347,7 @@ impl Stream {
             return Ok(());
         }
         self.reports.sent(&orders);
+        self.answers_left += 1 + orders.assignments.len();
         let (from, to) = (self.told, orders.revision);
         self.told = to;
         tracing::debug!(host_uid = %self.identity.uid, from, to, "a host is told what has changed");
@@ -373,7 +385,8 @@ impl Stream {
     fn bear(&self, error: Error) -> Result<(), Ended> {
         match error {
             Error::Store(cause) => {
-                tracing::warn!(host_uid = %self.identity.uid, %cause, "the database does not answer; trying again");
+                // Told of once for all that have asked together.
+                tracing::debug!(host_uid = %self.identity.uid, %cause, "the database does not answer; trying again");
                 Ok(())
             }
             error => Err(Ended::Because(error)),

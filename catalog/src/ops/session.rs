@@ -69,10 +69,11 @@ impl Catalog {
         facts: HostFacts,
         held: &[(Uuid, i64)],
     ) -> Result<(Greeting, Orders), Error> {
-        let brief = self.brief(identity, 0, held.len()).await?;
+        let mut brief = self.brief(identity, 0, held.len()).await?;
         let realm = brief.realm;
         if brief.host.facts != facts {
-            self.intake.take(identity, Words::Facts(facts)).await?;
+            // Somebody may have banned it meanwhile: then nothing is sealed for it any more.
+            brief.host = self.intake.take(identity, Words::Facts(facts)).await?;
         }
         let listed: BTreeSet<Uuid> = brief.changed.iter().map(|assignment| assignment.uid).collect();
         let strange: Vec<(Uuid, i64)> = held

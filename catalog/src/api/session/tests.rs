@@ -23,6 +23,7 @@ async fn stream() -> (World, TestHost, Stream, Outgoing) {
         banned: false,
         reports: Reports::default(),
         pace: Pace::new(Instant::now()),
+        answers_left: 0,
         told: 0,
         looked: 0,
         offline_max: None,
@@ -81,4 +82,19 @@ async fn a_host_that_reads_nothing_keeps_no_server_from_ending() {
     };
     let ended = timeout(SEND_TIMEOUT / 3, async { tokio::join!(sending, closing).0 });
     assert!(ended.await.expect("it does not wait").is_err());
+}
+
+#[tokio::test]
+async fn answers_to_orders_cost_no_pace_and_all_else_does() {
+    let (_world, _host, mut stream, _outgoing) = stream().await;
+    let says = |stream: &mut Stream, times| {
+        for _ in 0..times {
+            let message = Some(Said::Ack(pb::Ack { revision: 1 }));
+            assert!(stream.hear(Ok(Some(pb::ConnectRequest { message }))).is_ok());
+        }
+        stream.pace.rests_until(Instant::now()).is_some()
+    };
+    stream.answers_left = 300;
+    assert!(!says(&mut stream, 300));
+    assert!(says(&mut stream, 300));
 }

@@ -86,12 +86,18 @@ async fn serve<Q: Question>(store: Store, clock: Clock, mut work: Work<Asked<Q>>
             }
             Err(Error::Store(cause)) => {
                 let cause = cause.to_string();
+                tracing::warn!(
+                    hosts = batch.len(),
+                    cause,
+                    "the database does not answer; these hosts try again"
+                );
                 for asked in batch {
                     let _ = asked.answer.send(Err(Error::Store(cause.clone().into())));
                 }
             }
-            Err(_) => {
-                // Damage to the rows of one host is that host's trouble.
+            // Damage to the rows of one host is that host's trouble.
+            Err(error) => {
+                tracing::error!(%error, hosts = batch.len(), "hosts cannot be answered together; trying one by one");
                 for asked in batch {
                     let alone = [asked];
                     let answered = answer(&store, &clock, &alone).await;

@@ -107,6 +107,11 @@ impl Intake {
             }
             Err(Error::Store(cause)) => {
                 let cause = cause.to_string();
+                tracing::warn!(
+                    hosts = batch.len(),
+                    cause,
+                    "what these hosts say is not written; they say it again"
+                );
                 for entry in batch {
                     let _ = entry.answer.send(Err(Error::Store(cause.clone().into())));
                 }

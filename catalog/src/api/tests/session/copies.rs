@@ -10,6 +10,10 @@ fn hello_of(machine: &str, agent_version: &str) -> Said {
         machine_id: machine.into(),
         facts: Some(agent_pb::HostFacts {
             agent_version: agent_version.into(),
+            backends: vec![agent_pb::BackendFact {
+                backend: "DEFAULT".into(),
+                version: agent_version.into(),
+            }],
             ..Default::default()
         }),
         held: vec![agent_pb::HeldAssignment {
