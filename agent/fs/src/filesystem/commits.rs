@@ -69,13 +69,17 @@ impl Filesystem {
     /// Drops changes that can never become an object.
     pub(super) fn give_up(&self, ino: Ino) {
         let mut table = self.namespace.table();
+        let mut dropped = None;
         if let Ok(file) = table.file_mut(ino) {
-            if let Some(edit) = file.edit.take() {
+            dropped = file.edit.take();
+            if let Some(edit) = &dropped {
                 edit.forget_object();
             }
             file.epoch += 1;
         }
         table.sweep(ino);
+        drop(table);
+        drop(dropped);
     }
 
     fn is_left_dirty(&self, ino: Ino, edit: &Edit) -> bool {

@@ -462,13 +462,17 @@ impl Filesystem {
         if let Ok(folder) = table.folder_mut(parent) {
             folder.change(name.clone(), None, Some(Instant::now()));
         }
+        let mut dropped = None;
         if let Ok(file) = table.file_mut(ino) {
-            file.edit = None;
+            dropped = file.edit.take();
             file.writers = file.writers.saturating_sub(u32::from(access.write));
         }
         table.detach(parent, name);
         table.forget(ino, 1);
         table.closed(ino);
+        // A disk may be slow to let go of it.
+        drop(table);
+        drop(dropped);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::offload::leave_caller_thread;
 use crate::store::{ETag, Key, StoreError, WriteCondition};
 use crate::succession::{Attempt, Intent, Outcome};
 use crate::writer::rename::{
-    Deleted, Source, copy_below, copy_object, delete_copied, delete_moved, keys_below,
+    Deleted, Source, copy_below, copy_object, delete_copied, delete_moved, delete_version, keys_below,
 };
 use crate::writer::staging::Edit;
 
@@ -40,10 +40,14 @@ impl Filesystem {
         if from == to || attempt.outcome().is_some() {
             return Ok(());
         }
-        if let Some(Intent::Rename { ino }) = attempt.begun() {
-            let ino = Ino(*ino);
+        let begun = match attempt.begun() {
+            Some(Intent::Rename { ino }) => Some((Ino(*ino), None)),
+            Some(Intent::RenameOf { ino, etag }) => Some((Ino(*ino), Some(ETag(etag.clone())))),
+            Some(Intent::MakeFile | Intent::MakeFolder { .. } | Intent::Remove) | None => None,
+        };
+        if let Some((ino, copied)) = begun {
             leave_caller_thread().await;
-            if self.carry_on_renaming(ino, from, to, attempt).await? {
+            if self.carry_on_renaming((ino, copied), from, to, attempt).await? {
                 self.keep_folder(from.0, from.1).await;
                 attempt.end(Outcome::Done);
                 return Ok(());
@@ -76,11 +80,11 @@ impl Filesystem {
         Ok(())
     }
 
-    /// What a dead worker had begun: all of it was permitted then, and the target is its own. False if there is
-    /// nothing to carry on.
+    /// What a dead worker had begun: all of it was permitted then, and the target is its own. Which version of a file it
+    /// copied may be known. False if there is nothing to carry on.
     async fn carry_on_renaming(
         &self,
-        ino: Ino,
+        (ino, copied): (Ino, Option<ETag>),
         from: Place<'_>,
         to: Place<'_>,
         attempt: &Attempt,
@@ -110,7 +114,10 @@ impl Filesystem {
                 false => (self.namespace.key(&old)?, self.namespace.key(&new)?),
             }
         };
-        let kept = delete_moved(&*self.store, &old, &new, folder).await?;
+        let kept = match copied.filter(|_| !folder) {
+            Some(copied) => usize::from(!delete_version(&*self.store, &old, &copied).await?),
+            None => delete_moved(&*self.store, &old, &new, folder).await?,
+        };
         let now = Instant::now();
         let mut table = self.namespace.table();
         let left = folder.then_some(Entry::Folder).filter(|_| kept > 0);
@@ -172,7 +179,11 @@ impl Filesystem {
             etag: object.etag.clone(),
             size: object.size,
         };
-        attempt.begin(Intent::Rename { ino: ino.0 });
+        let moves = |etag: &ETag| Intent::RenameOf {
+            ino: ino.0,
+            etag: etag.0.clone(),
+        };
+        attempt.begin(moves(&object.etag));
         self.write_down();
         let copier = (&*self.store, &self.recorder);
         let mut copied_from = object.etag.clone();
@@ -186,6 +197,8 @@ impl Filesystem {
                     etag: info.etag.clone(),
                     size: info.size,
                 };
+                attempt.begin(moves(&newer.etag));
+                self.write_down();
                 let etag = copy_object(copier, &newer, &target_key, None).await?;
                 copied_from = info.etag;
                 Arc::new(ObjectVersion {
@@ -205,6 +218,7 @@ impl Filesystem {
             self.unlink(to.0, to.1)?;
         }
         // First the table, then the deletion: who reads meanwhile finds the copy.
+        let mut dropped = None;
         {
             let mut table = self.namespace.table();
             table.relink(from, to);
@@ -219,13 +233,15 @@ impl Filesystem {
             if copied_from != object.etag {
                 // Handles stay with the version that is gone; what is here of it, unchanged, is of no use.
                 file.lineage += 1;
-                file.edit = file.edit.take().filter(|edit| edit.is_dirty());
+                dropped = file.edit.take_if(|edit| !edit.is_dirty());
             }
             file.object = Some(Arc::clone(&copied));
             file.verified = now;
             file.epoch += 1;
             self.renamed(&mut table, from, to, Entry::File(copied))?;
         }
+        // Not under the table's lock: a disk may be slow to let go of it.
+        drop(dropped);
         self.write_down();
         let replaced = match begun.elapsed() > COPY_LONG {
             true => self.store.head(&source_key).await.ok(),

@@ -8,7 +8,7 @@ use std::ops::Range;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::unfinished;
+use super::{MODIFIED_GRAIN, unfinished};
 use crate::error::FsError;
 use crate::namespace::inode::Metadata;
 use crate::namespace::names::checked_key;
@@ -220,9 +220,23 @@ async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<(), FsError
     Ok(())
 }
 
+/// Deletes an object that was copied by somebody who did not come to delete it, if it still is the version that was
+/// copied. Answers whether it is gone.
+pub async fn delete_version(store: &dyn ObjectStore, key: &Key, copied: &ETag) -> Result<bool, FsError> {
+    match store.head(key).await {
+        Ok(there) if there.etag == *copied => {
+            delete_all(store, std::slice::from_ref(key)).await?;
+            Ok(true)
+        }
+        Ok(_) => Ok(false),
+        Err(StoreError::NotFound) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Deletes what was copied from `old` to `new` by somebody who did not come to delete it: an object, or with
-/// `below` everything below a prefix. Which versions were copied is not known any more: one that was written
-/// after its copy is kept. Answers how many were.
+/// `below` everything below a prefix. Which versions were copied is not known any more. A copy mostly has the tag of its
+/// source; where it has not, a source that was not certainly written before its copy is kept. Answers how many were.
 pub async fn delete_moved(
     store: &dyn ObjectStore,
     old: &Key,
@@ -245,8 +259,11 @@ pub async fn delete_moved(
     for (key, info) in sources {
         let rest = key.as_str().strip_prefix(old.as_str()).unwrap_or_default();
         let copy = copies.get(&Key::new(format!("{}{rest}", new.as_str())));
-        // The copy itself may have been written since, so its size says nothing.
-        match copy.is_some_and(|copy| info.modified <= copy.modified) {
+        // The copy itself may have been written since, so its size says nothing. Nor does the same second say which of two
+        // was first.
+        let is_copied =
+            |copy: &&ObjectInfo| info.etag == copy.etag || info.modified + MODIFIED_GRAIN <= copy.modified;
+        match copy.filter(is_copied).is_some() {
             true => copied.push(key),
             false => kept += 1,
         }

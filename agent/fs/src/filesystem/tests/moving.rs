@@ -3,7 +3,10 @@
 use tokio::time::sleep;
 
 use super::super::moves::COPY_LONG;
+use super::succession::{Place, once};
 use super::*;
+use crate::store::Key;
+use crate::writer::rename::delete_moved;
 
 const COPY_TIME: Duration = Duration::from_millis(600);
 const MEANWHILE: Duration = Duration::from_millis(150);
@@ -185,4 +188,64 @@ async fn a_file_that_somebody_replaces_during_a_long_copy_is_kept_under_its_old_
     assert_eq!(world.store.object("f").unwrap().0, "theirs");
     assert_eq!(world.store.object("g").unwrap().0, "old");
     assert_eq!(world.names("").await, ["f", "g"]);
+}
+
+#[tokio::test]
+async fn what_somebody_makes_under_the_old_name_while_a_worker_dies_is_kept_also_in_the_same_second() {
+    for theirs in [true, false] {
+        let place = Place::new();
+        place.store.stand_still();
+        place.store.insert("f", "old");
+        let old = place.first();
+        old.lookup(ROOT, &name("f")).await.unwrap();
+        place
+            .store
+            .plan(Call::Delete, Fault::Delay(Duration::from_secs(600)));
+        let (dying, attempt) = (Arc::clone(&old), once(&old, 2));
+        let renaming = tokio::spawn(async move {
+            let (from, to) = (name("f"), name("g"));
+            dying.rename((ROOT, &from), (ROOT, &to), false, &attempt).await
+        });
+        while !place
+            .store
+            .called()
+            .iter()
+            .any(|called| called.call == Call::Delete)
+        {
+            tokio::task::yield_now().await;
+        }
+        old.recorder().leave();
+        renaming.abort();
+        assert!(renaming.await.unwrap_err().is_cancelled());
+        if theirs {
+            place.store.insert("f", "theirs");
+        }
+        let new = place.succeed(old);
+        let again = place.again(&new, 2);
+        new.rename((ROOT, &name("f")), (ROOT, &name("g")), false, &again)
+            .await
+            .unwrap();
+        assert_eq!(place.store.object("g").unwrap().0, "old");
+        let left = place.store.object("f").map(|(text, _)| text);
+        assert_eq!(left, theirs.then(|| "theirs".into()));
+    }
+}
+
+#[tokio::test]
+async fn of_a_folder_that_was_copied_only_what_was_certainly_there_before_is_deleted() {
+    let store = MemoryStore::new();
+    let (old, new) = (Key::new("d/"), Key::new("e/"));
+    store.insert("d/copied", "old");
+    store.insert("between", "");
+    store.insert("between", "");
+    store.insert("e/copied", "old");
+    // Its source was written in the same second or the next one, and nobody knows which version was copied.
+    store.insert("e/changed", "old");
+    store.insert("d/changed", "theirs");
+    assert_eq!(delete_moved(&store, &old, &new, true).await.unwrap(), 1);
+    assert_eq!(store.keys(), ["between", "d/changed", "e/changed", "e/copied"]);
+    store.stand_still();
+    store.insert("e/changed", "old");
+    store.insert("d/changed", "theirs");
+    assert_eq!(delete_moved(&store, &old, &new, true).await.unwrap(), 1);
 }
