@@ -115,6 +115,8 @@ impl Catalog {
         host.unschedulable = unschedulable.unwrap_or(host.unschedulable);
         if opened {
             host.drain_time = None;
+            // As when it is uncordoned.
+            host.clone_time = None;
         }
         store::host::update(&writing, &host).await?;
         if opened {
@@ -149,15 +151,14 @@ impl Catalog {
             self.check_empty(&writing, &host).await?;
         }
         store::host::delete(&writing, uid).await?;
-        writing
-            .commit(Change::new(
-                &actor.name,
-                "DeleteHost",
-                EventKind::Deleted,
-                &name,
-                uid,
-            ))
-            .await?;
+        let change = Change::new(&actor.name, "DeleteHost", EventKind::Deleted, &name, uid);
+        let change = change.detail("force", force);
+        let change = match &host.ban {
+            Some(ban) if ban.done.is_some() => change.detail("ban", "carried out"),
+            Some(_) => change.detail("ban", "not carried out"),
+            None => change,
+        };
+        writing.commit(change).await?;
         self.streams.end(uid);
         Ok(())
     }
