@@ -4,9 +4,12 @@
 //! Invariants: an acknowledgement is sent only for what is on disk; a catalog that was never ours, or has gone back in
 //! time, is listened to no further than its Welcome, and this host holds still.
 
+pub mod beginnings;
 #[cfg(test)]
 pub(crate) mod fake;
 mod stream;
+
+pub use stream::life;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +48,8 @@ pub struct Session {
     pub host: Host,
     /// What it shows and believes.
     pub tls: Arc<ClientTls>,
-    /// Told when the certificate was renewed: the stream is opened anew, since the catalog ends it with the old one.
+    /// Told when the certificate was renewed: the stream is opened anew, since the catalog ends it with the old one, and
+    /// not before there is a connection for the new one.
     pub renewed: watch::Receiver<OffsetDateTime>,
     /// What it holds.
     pub ledger: Arc<Ledger>,
@@ -106,9 +110,10 @@ impl Session {
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failures = 0;
+        let mut dialled = None;
         loop {
             let begun = Instant::now();
-            let ended = self.attend(&shutdown).await;
+            let ended = self.attend(&mut dialled, &shutdown).await;
             self.state.send_modify(|state| state.connected = false);
             let (offline, bound) = (self.offline.clone(), self.ledger.held().offline_bound());
             let now = self.clock.now();

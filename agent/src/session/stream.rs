@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mooring_identity::{ClientTls, Clock};
 use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::connect_request::Message as Said;
 use mooring_proto::agent::v1::connect_response::Message as Heard;
 use mooring_proto::agent::v1::session_service_client::SessionServiceClient;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
+use super::beginnings::Beginnings;
 use super::{Ended, Session};
+use crate::backoff;
 use crate::blocking::blocking;
 use crate::desired::Order;
 use crate::ledger::{Held, Standing};
@@ -37,36 +42,53 @@ const PROTOCOL_VERSION: i32 = 1;
 /// Reports closer together than this are put into one, so that many mounts that change at once are not many reports.
 const REPORT_REST: Duration = Duration::from_millis(20);
 
+/// After a time between these two the session goes on over a new connection, as after a renewal: a fleet that came back
+/// within one minute is spread over many, before the catalog ends all these connections an hour later in the same minute.
+const LIFE_MIN: Duration = Duration::from_secs(30 * 60);
+const LIFE_MAX: Duration = Duration::from_secs(50 * 60);
+
 /// What happens on an open stream.
 enum Event {
     Shutdown,
     Renewed,
+    Dialled(Channel),
     Changed,
     Heard(Box<Result<Option<pb::ConnectResponse>, tonic::Status>>),
     Report,
 }
 
 impl Session {
-    /// Opens a stream and serves it to its end.
-    pub(super) async fn attend(&mut self, shutdown: &CancellationToken) -> Ended {
-        self.renewed.mark_unchanged();
+    /// Opens a stream and serves it to its end. If that is a renewal, `dialled` has a connection for the next one then.
+    pub(super) async fn attend(
+        &mut self,
+        dialled: &mut Option<Channel>,
+        shutdown: &CancellationToken,
+    ) -> Ended {
+        let ready = dialled.take();
+        if ready.is_none() {
+            self.renewed.mark_unchanged();
+        }
         self.facts.mark_unchanged();
-        let open = self.open();
+        let open = self.open(ready);
         let opened = tokio::select! {
             () = shutdown.cancelled() => return Ended::Shutdown, // cancel-safe: no state
             opened = open => opened, // dropped half-way, the catalog sees a stream that has ended
         };
         match opened {
-            Ok((queue, inbound, welcome)) => match self.serve(queue, inbound, welcome, shutdown).await {
-                Ok(never) => match never {},
-                Err(ended) => ended,
-            },
+            Ok((queue, inbound, welcome)) => {
+                let serve = self.serve(queue, inbound, welcome, dialled, shutdown);
+                match serve.await {
+                    Ok(never) => match never {},
+                    Err(ended) => ended,
+                }
+            }
             Err(ended) => ended,
         }
     }
 
     async fn open(
         &self,
+        ready: Option<Channel>,
     ) -> Result<
         (
             mpsc::Sender<pb::ConnectRequest>,
@@ -76,7 +98,10 @@ impl Session {
         Ended,
     > {
         // A channel of its own: a new connection shows the newest certificate.
-        let channel = self.tls.channel(&self.host.endpoint)?;
+        let channel = match ready {
+            Some(channel) => channel,
+            None => self.tls.channel(&self.host.endpoint)?,
+        };
         let mut client = SessionServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, outbound) = mpsc::channel(QUEUE_MESSAGES);
         send(&queue, Said::Hello(self.hello())).await?;
@@ -124,6 +149,7 @@ impl Session {
         queue: mpsc::Sender<pb::ConnectRequest>,
         mut inbound: Streaming<pb::ConnectResponse>,
         welcome: pb::Welcome,
+        dialled: &mut Option<Channel>,
         shutdown: &CancellationToken,
     ) -> Result<std::convert::Infallible, Ended> {
         let holding_still = match self.ledger.held().judge(&self.host.realm_uid, &welcome) {
@@ -164,11 +190,26 @@ impl Session {
         self.note_heard(holding_still.is_none()).await;
         let mut ban_carried_out = self.bans.carried_out();
         let mut report_due = Instant::now();
+        let mut beginnings = Beginnings::default();
+        let mut dials = JoinSet::new();
+        let mut leaves_at = Instant::now() + life(self.clock.jitter());
         loop {
-            let event = self.next_event(&mut inbound, &mut ban_carried_out, report_due, shutdown);
+            let due = (report_due, leaves_at);
+            let event = self.next_event(&mut inbound, &mut ban_carried_out, &mut dials, due, shutdown);
             match event.await {
                 Event::Shutdown => return Err(Ended::Shutdown),
-                Event::Renewed => return Err(Ended::Renewed),
+                Event::Renewed => {
+                    // A stream that is good for a while yet is obeyed while the next one's connection is made. A dial for
+                    // a certificate that is the last but one is given up.
+                    dials.abort_all();
+                    leaves_at = Instant::now() + life(self.clock.jitter());
+                    let (tls, endpoint) = (Arc::clone(&self.tls), self.host.endpoint.clone());
+                    dials.spawn(dial(tls, endpoint, self.clock.clone()));
+                }
+                Event::Dialled(channel) => {
+                    *dialled = Some(channel);
+                    return Err(Ended::Renewed);
+                }
                 Event::Changed => return Err(Ended::Changed),
                 Event::Heard(heard) => {
                     let message = heard.map_err(status)?.ok_or(Ended::ByCatalog)?;
@@ -186,6 +227,11 @@ impl Session {
                     tokio::time::sleep(REPORT_REST).await;
                     let report = self.report(holding_still.as_deref());
                     if let Some(report) = report {
+                        if let Some(until) = beginnings.waits_until(&report, Instant::now()) {
+                            report_due = until;
+                            continue;
+                        }
+                        beginnings.said(report.clone());
                         send(&queue, Said::Report(report)).await?;
                     }
                     self.note_heard(holding_still.is_none()).await;
@@ -208,17 +254,20 @@ impl Session {
         &mut self,
         inbound: &mut Streaming<pb::ConnectResponse>,
         ban_carried_out: &mut watch::Receiver<bool>,
-        report_due: Instant,
+        dials: &mut JoinSet<Channel>,
+        (report_due, leaves_at): (Instant, Instant),
         shutdown: &CancellationToken,
     ) -> Event {
         tokio::select! {
             () = shutdown.cancelled() => Event::Shutdown, // cancel-safe: no state
             _ = self.renewed.changed() => Event::Renewed, // cancel-safe per tokio's docs
+            Some(Ok(channel)) = dials.join_next() => Event::Dialled(channel), // cancel-safe per tokio's docs
             Ok(()) = self.facts.changed() => Event::Changed, // cancel-safe per tokio's docs
             heard = inbound.message() => Event::Heard(Box::new(heard)), // cancel-safe: a message half read stays in the stream
             _ = self.status.changed() => Event::Report, // cancel-safe per tokio's docs
             Ok(()) = ban_carried_out.changed() => Event::Report, // cancel-safe per tokio's docs
             () = tokio::time::sleep_until(report_due) => Event::Report, // cancel-safe: no state
+            () = tokio::time::sleep_until(leaves_at) => Event::Renewed, // cancel-safe: no state
         }
     }
 
@@ -286,6 +335,29 @@ impl Session {
             holding_still: holding_still.unwrap_or_default().to_owned(),
             ban_carried_out,
         })
+    }
+}
+
+/// How long a session stays on one connection.
+pub fn life(random: f64) -> Duration {
+    LIFE_MIN + (LIFE_MAX - LIFE_MIN).mul_f64(random)
+}
+
+/// A connection for the next stream, however long it takes: if the certificate in use ends meanwhile, so does its stream,
+/// and this with it.
+async fn dial(tls: Arc<ClientTls>, endpoint: String, clock: Clock) -> Channel {
+    let mut failures = 0;
+    loop {
+        match tls.connect(&endpoint).await {
+            Ok(channel) => return channel,
+            Err(error) => {
+                failures += 1;
+                let delay = backoff::CATALOG.delay(failures, clock.jitter());
+                let error = crate::enroll::causes(&error);
+                tracing::info!(error, retry_in = ?delay, "no connection yet for the new certificate; the session goes on");
+                tokio::time::sleep(delay).await;
+            }
+        }
     }
 }
 

@@ -19,6 +19,9 @@ struct World {
     ledger: Arc<Ledger>,
     state: watch::Receiver<SessionState>,
     status: watch::Sender<HostStatus>,
+    tls: Arc<ClientTls>,
+    /// Tells the session that the certificate was renewed.
+    renewed: watch::Sender<OffsetDateTime>,
     stop: CancellationToken,
     tasks: TaskTracker,
     _dir: tempfile::TempDir,
@@ -58,12 +61,12 @@ impl World {
         let renewal = Renewal {
             credentials,
             paths: credential_paths(dir.path()),
-            tls,
+            tls: Arc::clone(&tls),
             endpoint: host.endpoint.clone(),
             host_uid: host.uid,
             bans: session.bans.clone(),
             clock,
-            expires,
+            expires: expires.clone(),
         };
         let tasks = TaskTracker::new();
         tasks.spawn(session.run(stop.clone()));
@@ -74,6 +77,8 @@ impl World {
             ledger,
             state,
             status,
+            tls,
+            renewed: expires,
             stop,
             tasks,
             _dir: dir,
@@ -259,6 +264,38 @@ async fn reports_come_with_every_change_and_with_every_heartbeat() {
         })
     })
     .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_until_there_is_a_connection_for_the_next_one() {
+    let world = World::start(|_, _| {}).await;
+    let streams = || world.catalog.state(|state| state.counts[2]);
+    eventually("a session", || async { world.state.borrow().connected }).await;
+    assert_eq!(streams(), 1);
+    // With what this shows and believes no connection is made.
+    let stop = CancellationToken::new();
+    let other = FakeCatalog::start("127.0.0.1:0", Clock::system(), stop.clone()).await;
+    other.state(|state| state.life = Duration::from_secs(3600));
+    let dir = tempfile::tempdir().unwrap();
+    enroll(dir.path(), &other).await.unwrap();
+    let credentials = |dir: &Path| Credentials::load(&credential_paths(dir)).unwrap().unwrap();
+    world.tls.replace(&credentials(dir.path())).unwrap();
+    world.renewed.send_modify(|_| {});
+    for _ in 0..5 {
+        world.catalog.state(|state| state.report = None);
+        eventually("a heartbeat on the first stream", || async {
+            world.catalog.state(|state| state.report.is_some())
+        })
+        .await;
+        assert!(streams() == 1 && world.state.borrow().connected);
+    }
+    world.tls.replace(&credentials(world._dir.path())).unwrap();
+    eventually("the next session", || async {
+        streams() == 2 && world.state.borrow().connected
+    })
+    .await;
+    stop.cancel();
     world.stop().await;
 }
 

@@ -64,6 +64,21 @@ impl ClientTls {
         Ok(self.channel_to(Target::parse(endpoint)?.dialled_from(source)))
     }
 
+    /// A channel that has connected, for whoever must not wait at its first request.
+    pub async fn connect(self: &Arc<Self>, endpoint: &str) -> Result<Channel, DialError> {
+        connected(Target::parse(endpoint)?, Arc::clone(self)).await
+    }
+
+    /// The same from one address of this machine, as [`ClientTls::channel_from`].
+    pub async fn connect_from(
+        self: &Arc<Self>,
+        source: IpAddr,
+        endpoint: &str,
+    ) -> Result<Channel, DialError> {
+        let target = Target::parse(endpoint)?.dialled_from(source);
+        connected(target, Arc::clone(self)).await
+    }
+
     fn channel_to(self: &Arc<Self>, target: Target) -> Channel {
         let connector = Connector {
             target: target.clone(),
@@ -102,27 +117,28 @@ async fn pinned_to(target: Target, pin: KeyPin) -> Result<PinnedChannel, DialErr
         .with_custom_certificate_verifier(Arc::<PinnedVerifier>::clone(&verifier))
         .with_no_client_auth();
     let tls = Arc::new(ClientTls(ArcSwap::from_pointee(finished(config))));
-    let connector = Connector {
-        target: target.clone(),
-        tls,
-    };
-    let channel = target
-        .endpoint()
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| {
-            DialError::find(&error)
-                .cloned()
-                .unwrap_or_else(|| DialError::Protocol {
-                    authority: target.authority(),
-                })
-        })?;
+    let channel = connected(target.clone(), tls).await?;
     let ca = verifier.proved_ca().ok_or_else(|| DialError::Pin {
         authority: target.authority(),
     })?;
     Ok(PinnedChannel {
         channel,
         ca_pem: pem(ca),
+    })
+}
+
+async fn connected(target: Target, tls: Arc<ClientTls>) -> Result<Channel, DialError> {
+    let connector = Connector {
+        target: target.clone(),
+        tls,
+    };
+    let connected = target.endpoint().connect_with_connector(connector).await;
+    connected.map_err(|error| {
+        DialError::find(&error)
+            .cloned()
+            .unwrap_or_else(|| DialError::Protocol {
+                authority: target.authority(),
+            })
     })
 }
 

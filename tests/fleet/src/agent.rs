@@ -119,9 +119,10 @@ impl Agent {
     async fn keep_session(&self, member: &Member) {
         let mut mounts = Mounts::default();
         let mut failures = 0;
+        let mut dialled = None;
         loop {
             let begun = Instant::now();
-            let reason = match self.attend(member, &mut mounts).await {
+            let reason = match self.attend(member, &mut mounts, &mut dialled).await {
                 End::Renewed => {
                     failures = 0;
                     continue;

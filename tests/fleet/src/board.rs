@@ -1,6 +1,6 @@
 //! What all hosts of the fleet share: how many are where, what arrived when, and what the director wants of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub(crate) struct Board {
     pub(crate) mounts: Count,
     /// Why sessions and attempts at one have ended, with how many.
     ends: Mutex<BTreeMap<String, usize>>,
+    /// Which hosts those are that have a session.
+    attending: Mutex<HashSet<usize>>,
     watched: Mutex<HashMap<String, mpsc::UnboundedSender<Arrival>>>,
     mood: watch::Sender<Mood>,
 }
@@ -60,6 +62,20 @@ impl Board {
             let at = Instant::now();
             let _ = sender.send(Arrival { removal, at });
         }
+    }
+
+    /// A host has a session, until the guard is dropped.
+    pub(crate) fn attends(&self, number: usize) -> Attending<'_> {
+        self.attending.lock().insert(number);
+        Attending {
+            board: self,
+            number,
+            _open: self.open.hold(),
+        }
+    }
+
+    pub(crate) fn is_attending(&self, number: usize) -> bool {
+        self.attending.lock().contains(&number)
     }
 
     pub(crate) fn ended(&self, reason: String) {
@@ -111,5 +127,19 @@ pub(crate) struct Held<'a>(&'a Count);
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.subtract(1);
+    }
+}
+
+/// A host's session.
+#[derive(Debug)]
+pub(crate) struct Attending<'a> {
+    board: &'a Board,
+    number: usize,
+    _open: Held<'a>,
+}
+
+impl Drop for Attending<'_> {
+    fn drop(&mut self) {
+        self.board.attending.lock().remove(&self.number);
     }
 }

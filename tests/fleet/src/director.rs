@@ -89,9 +89,10 @@ impl Play {
         self.everybody_gets_something().await?;
         self.nothing_happens().await?;
         let one = self.one_host_gets_something(self.plan.changes).await?;
-        self.figures.put("one_change_p50_ms", one.percentile(50), "ms");
         self.figures
-            .put_for("one_change_p99_ms", one.percentile(99), "ms", "< 1000");
+            .put("one_change_p50_ms", one.all.percentile(50), "ms");
+        self.figures
+            .put_for("one_change_p99_ms", one.all.percentile(99), "ms", "< 1000");
         self.some_behave_badly().await?;
         self.the_catalog_dies().await?;
         if !self.plan.certificate_life.is_zero() {
@@ -169,8 +170,10 @@ impl Play {
                 last = arrival(&mut arrivals, false).await?;
             }
             until("all have mounted it", || board.mounts.get() >= fleet).await?;
-            active(&operator, SEA).await?;
-            anyhow::Ok((answered, last - begun, begun.elapsed()))
+            // What comes now is asking whether all is done, which costs something, too.
+            let asking = self.catalog.usage()?;
+            let asked = active(&operator, SEA).await?;
+            anyhow::Ok((answered, last - begun, begun.elapsed(), asking, asked))
         };
         let for_all = async {
             let done = timeout(PATIENCE, for_all).await;
@@ -178,9 +181,15 @@ impl Play {
         };
         let among = self.plan.changes.div_ceil(5);
         let changes_made = self.changes_made;
-        let meanwhile = changes(&self.operator, &self.board, self.solos, changes_made, among);
+        let meanwhile = changes(
+            &self.operator,
+            &self.board,
+            (fleet, self.solos),
+            changes_made,
+            among,
+        );
         let (for_all, meanwhile) = tokio::join!(for_all, meanwhile);
-        let (answered, told, active) = for_all?;
+        let (answered, told, active, asking, asked) = for_all?;
         let meanwhile = meanwhile?;
         self.changes_made += among;
         let (after, own_after) = (self.catalog.usage()?, own_usage()?);
@@ -190,11 +199,17 @@ impl Play {
         figures.put("all_active_seconds", active.as_secs_f64(), "s");
         figures.put("all_active_cpu_seconds", after.cpu_seconds_since(&before), "s");
         figures.put(
+            "all_active_asking_cpu_seconds",
+            after.cpu_seconds_since(&asking),
+            "s",
+        );
+        figures.put("all_active_asked_times", asked as f64, "");
+        figures.put(
             "all_active_own_cpu_seconds",
             own_after.cpu_seconds_since(&own_before),
             "s",
         );
-        figures.put("one_among_all_max_ms", meanwhile.percentile(100), "ms");
+        figures.put("one_among_all_max_ms", meanwhile.all.percentile(100), "ms");
         self.tell_ends("while all got something");
         Ok(())
     }
@@ -217,11 +232,12 @@ impl Play {
         Ok(())
     }
 
-    async fn one_host_gets_something(&mut self, times: usize) -> anyhow::Result<Samples> {
-        let samples = changes(&self.operator, &self.board, self.solos, self.changes_made, times);
-        let samples = samples.await?;
+    async fn one_host_gets_something(&mut self, times: usize) -> anyhow::Result<Changes> {
+        let hosts = (self.fleet, self.solos);
+        let changes = changes(&self.operator, &self.board, hosts, self.changes_made, times);
+        let changes = changes.await?;
         self.changes_made += times;
-        Ok(samples)
+        Ok(changes)
     }
 
     async fn some_behave_badly(&mut self) -> anyhow::Result<()> {
@@ -238,7 +254,7 @@ impl Play {
             let more = self
                 .one_host_gets_something(self.plan.changes.div_ceil(5))
                 .await?;
-            samples.extend(more);
+            samples.extend(more.all);
             if begun.elapsed() >= self.plan.bad {
                 break;
             }
@@ -298,7 +314,7 @@ impl Play {
         figures.put("all_back_peak_rss_mib", usage.peak_mib, "MiB");
         self.tell_ends("while the catalog was away and all came back");
         // When hosts were heard of is written down every few seconds only.
-        active(&self.operator, SEA).await
+        active(&self.operator, SEA).await.map(drop)
     }
 
     /// Everybody gets a certificate of a short life, at some moment of it, and then lives by it for another.
@@ -306,18 +322,18 @@ impl Play {
         let (all, life) = (self.all(), self.plan.certificate_life);
         let board = Arc::clone(&self.board);
         let begun = Instant::now();
-        let before = self.catalog.usage()?;
+        let (before, own_before) = (self.catalog.usage()?, own_usage()?);
         self.board.set_mood(|mood| {
             mood.renew += 1;
             mood.renew_within = life / 2;
         });
         until("all have renewed once", || board.renewed.get() >= all).await?;
-        let mut samples = Samples::default();
+        let mut changes = Changes::default();
         while board.renewed.get() < 2 * all {
             anyhow::ensure!(begun.elapsed() < PATIENCE, "not all have renewed twice");
-            samples.extend(self.one_host_gets_something(5).await?);
+            changes.extend(self.one_host_gets_something(5).await?);
         }
-        let usage = self.catalog.usage()?;
+        let (usage, own_usage) = (self.catalog.usage()?, own_usage()?);
         let renewed = board.renewed.get() as f64;
         let figures = &mut self.figures;
         figures.put(
@@ -327,7 +343,29 @@ impl Play {
         );
         figures.put("renewals_failed", board.renewals_failed.get() as f64, "");
         figures.put("renewals_cpu_percent", usage.cpu_percent_since(&before), "%");
-        figures.put_for("renewals_change_p99_ms", samples.percentile(99), "ms", "< 1000");
+        figures.put(
+            "renewals_own_cpu_percent",
+            own_usage.cpu_percent_since(&own_before),
+            "%",
+        );
+        figures.put_for(
+            "renewals_change_p99_ms",
+            changes.all.percentile(99),
+            "ms",
+            "< 1000",
+        );
+        // Of hosts that were in session when the change was made: without the wait for their own dials.
+        figures.put(
+            "renewals_change_in_session_p99_ms",
+            changes.in_session.percentile(99),
+            "ms",
+        );
+        figures.put("renewals_changes", changes.all.count() as f64, "");
+        figures.put(
+            "renewals_changes_in_session",
+            changes.in_session.count() as f64,
+            "",
+        );
         until("all are in session with new certificates", || {
             board.open.get() == all
         })
@@ -346,35 +384,58 @@ impl Play {
     }
 }
 
-/// Gives one host something and takes it away again, `times` times, each time another host; how long it took from the
-/// call until the host knew, both ways.
+/// How long changes took for their one host.
+#[derive(Debug, Default)]
+struct Changes {
+    all: Samples,
+    /// Of hosts that had a session when the change was made.
+    in_session: Samples,
+}
+
+impl Changes {
+    fn push(&mut self, took: Duration, was_in_session: bool) {
+        self.all.push(took);
+        if was_in_session {
+            self.in_session.push(took);
+        }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.in_session.extend(other.in_session);
+    }
+}
+
+/// Gives one host something and takes it away again, `times` times, each time another host of those that come behind the
+/// fleet; how long it took from the call until the host knew, both ways.
 async fn changes(
     operator: &Operator,
     board: &Board,
-    solos: usize,
+    (fleet, solos): (usize, usize),
     made_before: usize,
     times: usize,
-) -> anyhow::Result<Samples> {
-    let mut samples = Samples::default();
+) -> anyhow::Result<Changes> {
+    let mut changes = Changes::default();
     for number in made_before..made_before + times {
         let pool = format!("solo-{}", number % solos);
+        let host = fleet + number % solos;
         let id = format!("lake-{number}");
         let activation = format!("projects/ml/activations/{id}");
         let mut arrivals = board.watch(&activation);
         let deadline = Instant::now() + PATIENCE;
-        let mut begun = Instant::now();
+        let (mut begun, mut in_session) = (Instant::now(), board.is_attending(host));
         while let Err(status) = operator.activate("lake", &pool, &id).await {
             anyhow::ensure!(is_still_unmounting(&status) && begun < deadline, status);
             sleep(Duration::from_millis(50)).await;
-            begun = Instant::now();
+            (begun, in_session) = (Instant::now(), board.is_attending(host));
         }
-        samples.push(arrival(&mut arrivals, false).await? - begun);
+        changes.push(arrival(&mut arrivals, false).await? - begun, in_session);
         active(operator, &activation).await?;
-        let begun = Instant::now();
+        let (begun, in_session) = (Instant::now(), board.is_attending(host));
         operator.deactivate(&activation).await?;
-        samples.push(arrival(&mut arrivals, true).await? - begun);
+        changes.push(arrival(&mut arrivals, true).await? - begun, in_session);
     }
-    Ok(samples)
+    Ok(changes)
 }
 
 async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Arrival>, removal: bool) -> anyhow::Result<Instant> {
@@ -388,12 +449,15 @@ async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Arrival>, removal: bool)
     }
 }
 
-async fn active(operator: &Operator, activation: &str) -> anyhow::Result<()> {
+/// Waits until an activation is active. Answers how often it asked.
+async fn active(operator: &Operator, activation: &str) -> anyhow::Result<usize> {
     let deadline = Instant::now() + PATIENCE;
+    let mut asked = 0;
     loop {
         let (active, message) = operator.is_active(activation).await?;
+        asked += 1;
         if active {
-            return Ok(());
+            return Ok(asked);
         }
         anyhow::ensure!(Instant::now() < deadline, "{activation} is not active: {message}");
         sleep(Duration::from_millis(50)).await;

@@ -83,6 +83,10 @@ impl Samples {
         self.0.extend(other.0);
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The duration that so many of a hundred do not exceed, in milliseconds. With fewer than a hundred samples p99 is
     /// the longest.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {

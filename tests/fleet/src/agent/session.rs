@@ -1,15 +1,23 @@
 //! One session of a host, from Hello to its end. A host in a bad mood reads nothing, or talks without end.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mooring_agent::backoff;
 use mooring_agent::ledger::Standing;
+use mooring_agent::session::beginnings::Beginnings;
+use mooring_agent::session::life;
+use mooring_identity::{ClientTls, Clock};
 use mooring_proto::agent::v1 as pb;
 use mooring_proto::agent::v1::connect_request::Message as Said;
 use mooring_proto::agent::v1::connect_response::Message as Heard;
 use mooring_proto::agent::v1::session_service_client::SessionServiceClient;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use super::{Agent, Member};
 use crate::board::Mood;
@@ -74,11 +82,18 @@ enum Event {
     Report,
     Mood,
     Renewed,
+    Dialled(Channel),
 }
 
 impl Agent {
-    pub(super) async fn attend(&self, member: &Member, mounts: &mut Mounts) -> End {
-        match self.try_to_attend(member, mounts).await {
+    /// Keeps one session. If it ends by a renewal, `dialled` has a connection for the next one then.
+    pub(super) async fn attend(
+        &self,
+        member: &Member,
+        mounts: &mut Mounts,
+        dialled: &mut Option<Channel>,
+    ) -> End {
+        match self.try_to_attend(member, mounts, dialled).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
@@ -88,12 +103,16 @@ impl Agent {
         &self,
         member: &Member,
         mounts: &mut Mounts,
+        dialled: &mut Option<Channel>,
     ) -> Result<std::convert::Infallible, End> {
         let mut renewed = member.renewed.subscribe();
-        let channel = member
-            .tls
-            .channel_from(self.source().into(), &self.join.endpoint)
-            .map_err(|error| End::Because(error.to_string()))?;
+        let channel = match dialled.take() {
+            Some(channel) => channel,
+            None => member
+                .tls
+                .channel_from(self.source().into(), &self.join.endpoint)
+                .map_err(|error| End::Because(error.to_string()))?,
+        };
         let mut client = SessionServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, outbound) = mpsc::channel(QUEUE_MESSAGES);
         say(&queue, Said::Hello(mounts.hello(&member.uid.to_string()))).await?;
@@ -122,6 +141,9 @@ impl Agent {
         let mut manners = Manners::of(self.number, *mood.borrow_and_update());
         let mut open = None;
         let mut report_due = Instant::now();
+        let mut beginnings = Beginnings::default();
+        let mut dials = JoinSet::new();
+        let mut leaves_at = Instant::now() + life(self.clock.jitter());
         loop {
             let mount_due = mounts.due().map(Instant::from_std);
             let deaf = manners == Manners::Deaf;
@@ -131,13 +153,15 @@ impl Agent {
                 () = sleep_until(report_due) => Event::Report, // cancel-safe: no state
                 _ = mood.changed() => Event::Mood, // cancel-safe per tokio's docs
                 _ = renewed.changed() => Event::Renewed, // cancel-safe per tokio's docs
+                () = sleep_until(leaves_at) => Event::Renewed, // cancel-safe: no state
+                Some(Ok(channel)) = dials.join_next() => Event::Dialled(channel), // cancel-safe per tokio's docs
             };
             match event {
                 Event::Heard(heard) => {
                     let message = (*heard)?.ok_or("the catalog has ended the stream")?;
                     let begun = self.obey(mounts, &welcome, message)?;
                     if begun && open.is_none() {
-                        open = Some(self.board.open.hold());
+                        open = Some(self.board.attends(self.number));
                     }
                     say(
                         &queue,
@@ -158,7 +182,11 @@ impl Agent {
                     if let Some(mut report) = mounts.report() {
                         if talkative {
                             vary(&mut report, self.clock.jitter());
+                        } else if let Some(until) = beginnings.waits_until(&report, Instant::now()) {
+                            report_due = until;
+                            continue;
                         }
+                        beginnings.said(report.clone());
                         say(&queue, Said::Report(report)).await?;
                     }
                     report_due = Instant::now() + if talkative { Duration::ZERO } else { heartbeat };
@@ -167,7 +195,16 @@ impl Agent {
                     manners = Manners::of(self.number, *mood.borrow_and_update());
                     report_due = Instant::now() + heartbeat.mul_f64(self.clock.jitter());
                 }
-                Event::Renewed => return Err(End::Renewed),
+                Event::Renewed => {
+                    dials.abort_all();
+                    leaves_at = Instant::now() + life(self.clock.jitter());
+                    let (tls, endpoint) = (Arc::clone(&member.tls), self.join.endpoint.clone());
+                    dials.spawn(dial(tls, self.source().into(), endpoint, self.clock.clone()));
+                }
+                Event::Dialled(channel) => {
+                    *dialled = Some(channel);
+                    return Err(End::Renewed);
+                }
             }
         }
     }
@@ -191,6 +228,20 @@ impl Agent {
             }
             Some(Heard::Ban(_)) => Err("this host is banned, and nobody here bans hosts".into()),
             Some(Heard::Welcome(_)) | None => Err("the catalog speaks out of turn".into()),
+        }
+    }
+}
+
+/// As the real agent's.
+async fn dial(tls: Arc<ClientTls>, source: IpAddr, endpoint: String, clock: Clock) -> Channel {
+    let mut failures = 0;
+    loop {
+        match tls.connect_from(source, &endpoint).await {
+            Ok(channel) => return channel,
+            Err(_) => {
+                failures += 1;
+                sleep(backoff::CATALOG.delay(failures, clock.jitter())).await;
+            }
         }
     }
 }
