@@ -103,6 +103,8 @@ fn a_mount_that_somebody_takes_away_while_it_is_used_is_neither_ended_nor_taken_
     let mut holder = Holder::open(&mount.path.join("open.txt"));
     assert_eq!(holder.write("before, "), Ok(()));
 
+    let served = host.agent_log().matches("mount serves").count();
+
     // And what should mount it again cannot, for a while.
     let aside = installed.with_extension("aside");
     fs::rename(&installed, &aside).unwrap();
@@ -112,6 +114,7 @@ fn a_mount_that_somebody_takes_away_while_it_is_used_is_neither_ended_nor_taken_
     // Tried again and again, it is never said to serve.
     host.agent_has_said("step begins", 6);
     assert!(!host.listing().contains("MOUNTED "), "{}", host.listing());
+    assert_eq!(host.agent_log().matches("mount serves").count(), served);
     assert_eq!(holder.write("during, "), Ok(()));
 
     fs::rename(&aside, &installed).unwrap();
@@ -128,6 +131,46 @@ fn a_mount_that_somebody_takes_away_while_it_is_used_is_neither_ended_nor_taken_
             other => Err(format!("{other:?}")),
         },
     );
+}
+
+#[test]
+fn a_worker_that_somebody_starts_again_does_not_take_the_place_of_the_one_that_serves() {
+    let mut world = World::start();
+    world.store.put("kept.txt", "kept");
+    let host = world.host();
+    let mount = world.activate(&host);
+    host.lists("lake", "MOUNTED");
+    let worker = host.worker_of(&mount.path);
+    let record = host.record_of(&mount.path).unwrap();
+    let run = host.folder().join("run");
+    let run = run.join(record["assignment_uid"].as_str().unwrap());
+    let serving = fs::metadata(run.join("control.sock")).unwrap().ino();
+
+    // As by its unit.
+    let line = fs::read_to_string(format!("/proc/{worker}/cmdline")).unwrap();
+    let mut words = line.split_terminator('\0');
+    let mut again = Command::new(words.next().unwrap()).args(words).spawn().unwrap();
+    eventually("it listens", Duration::from_secs(10), || {
+        match run.join("next.sock").exists() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        }
+    });
+    assert_eq!(fs::metadata(run.join("control.sock")).unwrap().ino(), serving);
+    host.lists("lake", "MOUNTED");
+    let mut holder = Holder::open(&mount.path.join("open.txt"));
+    assert_eq!(holder.write("line, "), Ok(()));
+    // It can still be told to go on with another one.
+    kill(worker);
+    host.another_worker_of(&mount.path, worker);
+    assert_eq!(holder.write("line"), Ok(()));
+    assert_eq!(holder.close(), Ok(()));
+    assert_eq!(world.store.get("open.txt").unwrap(), b"line, line");
+    world
+        .operator
+        .mooring(&format!("activations delete {} --wait", mount.activation));
+    again.kill().unwrap();
+    again.wait().unwrap();
 }
 
 /// What a worker keeps for its successor.
