@@ -502,7 +502,7 @@ fn prepare(config: WorkerConfig) -> Result<(), MountError> {
     let succession = config.succession.clone();
     let credential = LiveCredential::new(access_key(&config.credential));
     supervised_settings(config, &credential)?;
-    left_behind(succession.as_deref()).map(|_| ())
+    left_behind(succession.as_deref())?.check_room()
 }
 
 /// Number of the kernel's FUSE connection, which is also the minor number of the mount's device. Newer

@@ -6,7 +6,7 @@
 
 mod succession;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -142,6 +142,8 @@ pub struct View {
     /// The position at which those of the source begin.
     tail_from: u64,
     snapshot: Snapshot,
+    /// Names that were removed here since the listing began.
+    removed: HashSet<FileName>,
     source: Source,
 }
 
@@ -299,6 +301,8 @@ impl FolderHandle {
             begins_at: 0,
             tail_from: head.len() as u64,
             head,
+            // Whoever goes on from the middle comes from a dead worker, and makes another view.
+            removed: HashSet::new(),
             snapshot,
             source,
         }))))

@@ -53,6 +53,21 @@ pub(super) fn left_behind(succession: Option<&Path>) -> Result<LeftBehind<'_>, M
     })
 }
 
+impl LeftBehind<'_> {
+    /// Whether somebody could go on with it now, without being the next to be given up.
+    pub(super) fn check_room(&self) -> Result<(), MountError> {
+        Log::check_room(self.folder).map_err(|error| {
+            MountError::new(
+                format!(
+                    "nothing can be written beside what the worker leaves in {}: {error}",
+                    self.folder.display()
+                ),
+                "make room there",
+            )
+        })
+    }
+}
+
 fn unreadable(error: io::Error) -> MountError {
     MountError::new(
         format!("what the worker before has left cannot be read: {error}"),
@@ -79,6 +94,11 @@ pub(super) fn inherit(
     match session {
         Ok(session) => {
             filesystem.take_up(&inheritance);
+            // Of a million names it takes a while, for which nobody should wait.
+            let runtime = filesystem.runtime();
+            filesystem
+                .tasks()
+                .spawn_blocking_on(move || drop(inheritance), runtime);
             Ok((filesystem, session))
         }
         Err(error) => {

@@ -233,6 +233,7 @@ impl FolderHandle {
                 head: rest.local.clone(),
                 changed: rest.changed.clone(),
             },
+            removed: rest.removed.clone(),
             source: rest.source.clone(),
         })
     }
@@ -246,6 +247,9 @@ impl FolderHandle {
     ) -> Result<Option<Entry>, FsError> {
         if let Some((_, entry)) = rest.local.iter().find(|(local, _)| local == name) {
             return Ok(Some(entry.clone()));
+        }
+        if rest.removed.contains(name) {
+            return Ok(None);
         }
         let listed = match &rest.source {
             Source::Run(listing) => return Ok(listing.run.get(name.as_str()).cloned()),
@@ -272,6 +276,8 @@ struct Rest {
     fresh: Vec<(FileName, Entry, u64)>,
     /// Names that the listing's entries do not count for: those that changed, and those that were given out.
     changed: HashSet<FileName>,
+    /// Names that were removed here.
+    removed: HashSet<FileName>,
     tail_from: u64,
     source: Source,
 }
@@ -287,12 +293,19 @@ impl Rest {
             .zip(last + 1..)
             .map(|((name, entry), after)| (name.clone(), entry.clone(), after))
             .collect();
+        let made: HashSet<&FileName> = head.iter().map(|(name, _)| name).collect();
+        let removed = changed
+            .iter()
+            .filter(|name| !made.contains(name))
+            .cloned()
+            .collect();
         changed.extend(names.into_iter().cloned());
         Rest {
             tail_from: last + fresh.len() as u64,
             local: head,
             fresh,
             changed,
+            removed,
             source,
         }
     }
@@ -311,6 +324,7 @@ impl View {
                 .cloned()
                 .collect(),
             changed: self.snapshot.changed.clone(),
+            removed: self.removed.clone(),
             tail_from: self.tail_from,
             source: self.source.clone(),
         }

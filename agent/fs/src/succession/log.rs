@@ -3,12 +3,18 @@
 //! A process that is killed while it writes leaves a torn batch at the end, which is read as if it were not
 //! there: nobody was told of what is in it. A batch is all or nothing, so that what belongs together stays so.
 
+mod batches;
+mod compaction;
+
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::record::{FORMAT, Record};
+use self::batches::{each_record, end_of_batches};
+use self::compaction::Anew;
+pub use self::compaction::{Compacted, Snapshot};
+use super::record::Record;
 use super::table::Inheritance;
 
 /// Name of the table in its folder.
@@ -20,10 +26,15 @@ const COMPACT_BYTES_MIN: u64 = 1 << 20;
 /// A log is written anew when it has grown by this factor: then each byte is written anew once, on average.
 const COMPACT_FACTOR: u64 = 2;
 
-/// A log may take so much of the memory that tmpfs takes its room from, and so large a share of that room: others
-/// have their files there, too. A million files that the kernel knows are about 100 MiB.
+/// A log may take so much of the memory that tmpfs takes its room from, and so large a share of what is left there,
+/// since others have their files there, too; but a small one is no burden to anybody. A million files that the kernel
+/// knows are about 100 MiB.
 const BYTES_MAX: u64 = 256 << 20;
 const SHARE_MAX: u64 = 4;
+const BYTES_FREE_TO_ALL: u64 = 8 << 20;
+
+/// Who goes on with a log needs so much room beside it, or could not write down what happens next.
+const ROOM_MIN: u64 = 1 << 20;
 
 /// Length and CRC32C of a batch stand before it.
 const HEAD_BYTES: usize = 8;
@@ -38,40 +49,64 @@ pub struct Log {
     bytes: u64,
     /// How long it was when it was last written anew.
     bytes_anew: u64,
-    /// How long it may be then.
+    /// How long it may be then, by the room that there was at that time, and by no room.
     bytes_max: u64,
-}
-
-/// A log up to some point of it.
-#[derive(Debug)]
-pub struct Snapshot {
-    folder: PathBuf,
-    file: File,
-    bytes: u64,
-}
-
-/// A log's content written anew beside it, up to some point of it.
-#[derive(Debug)]
-pub struct Compacted {
-    file: File,
-    bytes: u64,
-    /// Up to where the old log is in it.
-    covers: u64,
+    ceiling: u64,
+    /// How long it is to become before it is written anew.
+    long_at: u64,
 }
 
 impl Log {
     /// Begins a log with these records, in place of any that is there.
     pub fn begin(folder: &Path, records: impl Iterator<Item = Record>) -> io::Result<Log> {
-        let (file, bytes) = write_anew(folder, records)?;
-        std::fs::rename(path_anew(folder), folder.join(NAME))?;
-        let room = free_bytes(&file)?.saturating_add(bytes);
-        Ok(Log {
+        let begun = Anew::beside(folder).and_then(|mut anew| {
+            for record in records {
+                anew.add(&record)?;
+            }
+            let (file, bytes) = anew.end()?;
+            std::fs::rename(path_anew(folder), folder.join(NAME))?;
+            Log::of(folder, file, bytes)
+        });
+        if begun.is_err() {
+            // It may not be there.
+            let _ = std::fs::remove_file(path_anew(folder));
+        }
+        begun
+    }
+
+    /// Goes on with the log of a dead process, behind its last whole batch. It is written anew when the mount is served
+    /// again: nobody should wait for that, and there may be no room for it.
+    pub fn go_on(folder: &Path) -> io::Result<Log> {
+        let mut file = File::options().read(true).write(true).open(folder.join(NAME))?;
+        let end = end_of_batches(&file, file.metadata()?.len())?;
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        let mut log = Log::of(folder, file, end)?;
+        // Nobody knows how much of it is of use.
+        log.long_at = COMPACT_BYTES_MIN;
+        Ok(log)
+    }
+
+    /// Whether somebody could go on with the log in a folder now; an error says why not. Changes nothing.
+    pub fn check_room(folder: &Path) -> io::Result<()> {
+        match free_bytes(&File::open(folder)?)? {
+            free if free < ROOM_MIN => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn of(folder: &Path, file: File, bytes: u64) -> io::Result<Log> {
+        let mut log = Log {
             folder: folder.to_owned(),
             file,
             bytes,
             bytes_anew: bytes,
-            bytes_max: BYTES_MAX.min(room / SHARE_MAX),
-        })
+            bytes_max: 0,
+            ceiling: BYTES_MAX,
+            long_at: 0,
+        };
+        log.measure()?;
+        Ok(log)
     }
 
     /// Removes what dead processes were writing anew when they died. Where one is alive after all, whose mount was
@@ -87,16 +122,20 @@ impl Log {
         Ok(())
     }
 
-    /// Whether there is one in a folder.
+    /// Whether there is one in a folder, or may be one.
     pub fn exists(folder: &Path) -> bool {
-        folder.join(NAME).exists()
+        folder.join(NAME).try_exists().unwrap_or(true)
     }
 
     /// What the log in a folder says, whole batches only.
     pub fn read(folder: &Path) -> io::Result<Inheritance> {
-        let mut bytes = Vec::new();
-        File::open(folder.join(NAME))?.read_to_end(&mut bytes)?;
-        replay(&bytes)
+        let file = File::open(folder.join(NAME))?;
+        let mut inheritance = Inheritance::default();
+        each_record(&file, file.metadata()?.len(), |record, _| {
+            inheritance.apply(record);
+            Ok(())
+        })?;
+        Ok(inheritance)
     }
 
     /// Appends one batch. After a failure the log is of no use any more.
@@ -117,21 +156,42 @@ impl Log {
         self.bytes_anew > self.bytes_max
     }
 
+    /// Whether it comes near to that.
+    pub fn is_nearly_too_long(&self) -> bool {
+        self.bytes_anew > self.bytes_max / 8 * 5
+    }
+
     /// Whether it has grown so much that it should be written anew.
     pub fn is_long(&self) -> bool {
-        self.bytes > COMPACT_BYTES_MIN.max(self.bytes_anew * COMPACT_FACTOR)
+        self.bytes > self.long_at
     }
 
     #[cfg(test)]
     pub(super) fn limit(&mut self, bytes_max: u64) {
-        self.bytes_max = bytes_max;
+        self.ceiling = bytes_max;
+        self.measure().unwrap();
+    }
+
+    /// Judges its length by the room that there is now. Near to what it may be it is looked at more often.
+    fn measure(&mut self) -> io::Result<()> {
+        let room = free_bytes(&self.file)?.saturating_add(self.bytes);
+        let share = BYTES_FREE_TO_ALL.max(room / SHARE_MAX);
+        self.bytes_max = self.ceiling.min(share);
+        let grown = self.bytes_anew * COMPACT_FACTOR;
+        let near = (self.bytes_max / 4 * 3).max(self.bytes_anew / 4 * 5);
+        self.long_at = COMPACT_BYTES_MIN.max(grown.min(near));
+        Ok(())
     }
 
     /// It could not be written anew: takes away what was written, and waits until it has grown by half again.
     pub fn put_off(&mut self) {
         // It may not be there.
         let _ = std::fs::remove_file(path_anew(&self.folder));
-        self.bytes_anew = self.bytes * 3 / (2 * COMPACT_FACTOR);
+        self.bytes_anew = self.bytes;
+        if let Err(error) = self.measure() {
+            tracing::warn!(%error, "it cannot be told how much room there is for what a successor must know");
+        }
+        self.long_at = self.bytes / 2 * 3;
     }
 
     /// The log as it is now, to be written anew without holding up those who append.
@@ -154,13 +214,14 @@ impl Log {
         self.file.read_exact_at(&mut rest, covers)?;
         file.write_all(&rest)?;
         if !self.is_found()? {
-            return remove_if_there(&path_anew(&self.folder));
+            self.put_off();
+            return Ok(());
         }
         std::fs::rename(path_anew(&self.folder), self.folder.join(NAME))?;
         self.file = file;
         self.bytes_anew = bytes;
         self.bytes = bytes + rest.len() as u64;
-        Ok(())
+        self.measure()
     }
 
     /// Takes the log away: nobody can succeed this process any more.
@@ -178,24 +239,6 @@ impl Log {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
-    }
-}
-
-impl Snapshot {
-    /// Writes what the log says anew, beside it.
-    pub fn compact(self) -> io::Result<Compacted> {
-        // It would be found out half-way, with nothing left for those who append to the old one meanwhile.
-        if free_bytes(&self.file)? < self.bytes {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let mut old = vec![0; self.bytes as usize];
-        self.file.read_exact_at(&mut old, 0)?;
-        let (file, bytes) = write_anew(&self.folder, replay(&old)?.records())?;
-        Ok(Compacted {
-            file,
-            bytes,
-            covers: self.bytes,
-        })
     }
 }
 
@@ -217,34 +260,6 @@ fn path_anew(folder: &Path) -> PathBuf {
     folder.join(format!("{NAME}.{}", std::process::id()))
 }
 
-fn write_anew(folder: &Path, records: impl Iterator<Item = Record>) -> io::Result<(File, u64)> {
-    /// Batches of this size keep the buffer small; the CRC is of each.
-    const BATCH_BYTES: usize = 1 << 20;
-
-    let mut file = File::options()
-        .create(true)
-        .truncate(true)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path_anew(folder))?;
-    let mut bytes = 0;
-    let mut batch = Vec::new();
-    Record::Format(FORMAT).write_to(&mut batch);
-    for record in records {
-        record.write_to(&mut batch);
-        if batch.len() >= BATCH_BYTES {
-            let framed = framed(&batch)?;
-            file.write_all(&framed)?;
-            bytes += framed.len() as u64;
-            batch.clear();
-        }
-    }
-    let framed = framed(&batch)?;
-    file.write_all(&framed)?;
-    Ok((file, bytes + framed.len() as u64))
-}
-
 /// The batch behind its length and CRC: one buffer, so that one call writes it.
 fn framed(batch: &[u8]) -> io::Result<Vec<u8>> {
     let len = u32::try_from(batch.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
@@ -253,38 +268,4 @@ fn framed(batch: &[u8]) -> io::Result<Vec<u8>> {
     framed.extend_from_slice(&crc32c::crc32c(batch).to_le_bytes());
     framed.extend_from_slice(batch);
     Ok(framed)
-}
-
-fn replay(bytes: &[u8]) -> io::Result<Inheritance> {
-    let unreadable = |text| io::Error::new(io::ErrorKind::InvalidData, text);
-    let mut inheritance = Inheritance::default();
-    let mut rest = bytes;
-    let mut first = true;
-    while let Some((mut batch, after)) = whole_batch(rest) {
-        rest = after;
-        while !batch.is_empty() {
-            // The batch is whole, so what cannot be read was written by another version.
-            let (record, more) = Record::read_from(batch)
-                .ok_or_else(|| unreadable("the table was written by another version of this program"))?;
-            batch = more;
-            if first && record != Record::Format(FORMAT) {
-                return Err(unreadable("the table has another form than this program reads"));
-            }
-            first = false;
-            inheritance.apply(record);
-        }
-    }
-    if first {
-        return Err(unreadable("the table is empty"));
-    }
-    Ok(inheritance)
-}
-
-/// The first batch and what follows it; none at the end, or where it is torn.
-fn whole_batch(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-    let len = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-    let crc = u32::from_le_bytes(head[4..].try_into().ok()?);
-    let (batch, rest) = rest.split_at_checked(len)?;
-    (crc32c::crc32c(batch) == crc).then_some((batch, rest))
 }

@@ -28,6 +28,7 @@ use super::table::Inheritance;
 pub struct Recorder(Option<Arc<Inner>>);
 
 type Gather = Box<dyn Fn(&Notes<'_>) -> Vec<u8> + Send + Sync>;
+type Relief = Box<dyn Fn() + Send + Sync>;
 
 struct Inner {
     folder: PathBuf,
@@ -48,6 +49,9 @@ struct Inner {
     /// With `off`: everything stays as it is for another process.
     left: AtomicBool,
     gather: OnceLock<Gather>,
+    relief: OnceLock<Relief>,
+    /// Relief was asked for when the log was too long already.
+    pressed: AtomicBool,
     /// Requests of dead workers that may be sent again.
     inherited: Mutex<BTreeMap<u64, Before>>,
 }
@@ -80,20 +84,28 @@ impl Notes<'_> {
 impl Recorder {
     /// Begins a table for a mount without a past.
     pub fn begin(folder: &Path) -> io::Result<Recorder> {
-        Recorder::go_on(folder, &Inheritance::default())
-    }
-
-    /// Goes on with the table of a dead worker, which is written anew.
-    pub fn go_on(folder: &Path, inheritance: &Inheritance) -> io::Result<Recorder> {
         // For nobody else's eyes, since it holds names; whoever made it may have said so already.
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)?;
-        let inherited = inheritance.requests.clone();
-        let log = Log::begin(folder, inheritance.records())?;
         Log::remove_unfinished(folder)?;
-        Ok(Recorder(Some(Arc::new(Inner {
+        let nothing = Inheritance::default();
+        Ok(Recorder::of(
+            folder,
+            Log::begin(folder, nothing.records())?,
+            &nothing,
+        ))
+    }
+
+    /// Goes on with the table of a dead worker, which says this.
+    pub fn go_on(folder: &Path, inheritance: &Inheritance) -> io::Result<Recorder> {
+        Log::remove_unfinished(folder)?;
+        Ok(Recorder::of(folder, Log::go_on(folder)?, inheritance))
+    }
+
+    fn of(folder: &Path, log: Log, inheritance: &Inheritance) -> Recorder {
+        Recorder(Some(Arc::new(Inner {
             folder: folder.to_owned(),
             log: Mutex::new(log),
             notes: Mutex::default(),
@@ -106,8 +118,10 @@ impl Recorder {
             off: AtomicBool::new(false),
             left: AtomicBool::new(false),
             gather: OnceLock::new(),
-            inherited: Mutex::new(inherited),
-        }))))
+            relief: OnceLock::new(),
+            pressed: AtomicBool::new(false),
+            inherited: Mutex::new(inheritance.requests.clone()),
+        })))
     }
 
     /// Whether a successor can be had.
@@ -137,17 +151,26 @@ impl Recorder {
         }
     }
 
-    /// Notes a record, and removes a file once that is written down. Nobody is waited for: if it has no log to be
-    /// written to, the file goes at once, unless it is left to another process.
+    /// Notes a record, and removes a file once that is written down. Nobody is waited for: if there is no log any more
+    /// that speaks of the file, it goes with the next upkeep, unless it is left to another process.
     pub fn note_removal(&self, record: &Record, path: PathBuf) {
-        if let Some(inner) = self.on() {
+        let Some(inner) = &self.0 else {
+            return remove_file(&path);
+        };
+        {
             let mut notes = inner.notes.lock();
-            record.write_to(&mut notes.records);
-            notes.doomed.push(path);
-            drop(notes);
-            inner.noted.fetch_add(1, Ordering::Release);
-        } else if !self.is_left() {
-            remove_file(&path);
+            // Whoever turns it off takes what is in the notes afterwards.
+            if !inner.off.load(Ordering::Acquire) {
+                record.write_to(&mut notes.records);
+                notes.doomed.push(path);
+                drop(notes);
+                inner.noted.fetch_add(1, Ordering::Release);
+                return;
+            }
+        }
+        if !inner.left.load(Ordering::Acquire) {
+            inner.removable.lock().push(path);
+            inner.upkeep.store(true, Ordering::Release);
         }
     }
 
@@ -164,6 +187,15 @@ impl Recorder {
         if let Some(inner) = &self.0 {
             // There is one filesystem, which says it once.
             let _ = inner.gather.set(Box::new(gather));
+        }
+    }
+
+    /// Says what makes the log shorter when it comes near to what it may be. It is called without any lock, and must
+    /// not wait for anything.
+    pub fn is_relieved_by(&self, relief: impl Fn() + Send + Sync + 'static) {
+        if let Some(inner) = &self.0 {
+            // There is one connection, which says it once.
+            let _ = inner.relief.set(Box::new(relief));
         }
     }
 
@@ -198,6 +230,7 @@ impl Recorder {
             );
             inner.off.store(true, Ordering::Release);
             remove(&log);
+            inner.take_doomed();
         } else {
             inner.written.store(notes.covered.get(), Ordering::Release);
         }
@@ -218,26 +251,38 @@ impl Recorder {
     pub fn keep_up(&self) {
         let Some(inner) = &self.0 else { return };
         loop {
+            let tending = Tending(inner);
             inner.upkeep.store(false, Ordering::Release);
             inner.remove_files();
             if inner.log.lock().is_long() {
                 self.compact();
-                let (too_long, bytes) = {
-                    let log = inner.log.lock();
-                    (log.is_too_long(), log.bytes())
-                };
-                if too_long && self.is_on() {
-                    tracing::error!(
-                        folder = %inner.folder.display(), bytes,
-                        "what a successor must know takes too much memory; if this process dies, the mount ends"
-                    );
-                    self.give_up();
-                }
+                self.judge();
             }
-            inner.tending.store(false, Ordering::Release);
+            drop(tending);
             if !inner.claim_upkeep() {
                 return;
             }
+        }
+    }
+
+    /// What is to be done about the length of a log that was just written anew.
+    fn judge(&self) {
+        let Some(inner) = self.on() else { return };
+        let (too_long, nearly, bytes) = {
+            let log = inner.log.lock();
+            (log.is_too_long(), log.is_nearly_too_long(), log.bytes())
+        };
+        let pressed = inner.pressed.swap(too_long, Ordering::Relaxed);
+        match inner.relief.get() {
+            Some(relief) if nearly && !(too_long && pressed) => relief(),
+            Some(_) | None if too_long => {
+                tracing::error!(
+                    folder = %inner.folder.display(), bytes,
+                    "what a successor must know takes too much memory; if this process dies, the mount ends"
+                );
+                self.give_up();
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -266,9 +311,7 @@ impl Recorder {
             {
                 let log = inner.log.lock();
                 remove(&log);
-                // What was noted is written down by nobody any more.
-                let doomed = std::mem::take(&mut inner.notes.lock().doomed);
-                inner.removable.lock().extend(doomed);
+                inner.take_doomed();
             }
             inner.remove_files();
             // Who is writing it anew finds that it is gone, and takes that away, too, before this process ends.
@@ -282,12 +325,6 @@ impl Recorder {
             inner.left.store(true, Ordering::Release);
             inner.off.store(true, Ordering::Release);
         }
-    }
-
-    fn is_left(&self) -> bool {
-        self.0
-            .as_deref()
-            .is_some_and(|inner| inner.left.load(Ordering::Acquire))
     }
 
     /// As on a machine with less memory.
@@ -315,9 +352,24 @@ impl Inner {
         self.upkeep.load(Ordering::Acquire) && !self.tending.swap(true, Ordering::AcqRel)
     }
 
+    /// What was noted is written down by nobody any more, so no log speaks of these files.
+    fn take_doomed(&self) {
+        let doomed = std::mem::take(&mut self.notes.lock().doomed);
+        self.removable.lock().extend(doomed);
+    }
+
     fn remove_files(&self) {
         let removable = std::mem::take(&mut *self.removable.lock());
         removable.iter().for_each(|path| remove_file(path));
+    }
+}
+
+/// Somebody is at the upkeep, until this is dropped, also by a panic.
+struct Tending<'a>(&'a Inner);
+
+impl Drop for Tending<'_> {
+    fn drop(&mut self) {
+        self.0.tending.store(false, Ordering::Release);
     }
 }
 

@@ -53,11 +53,11 @@ impl Inheritance {
             Record::Format(_) => {}
             Record::Connection(connection) => self.connection = Some(connection),
             Record::Inode(inode) => {
-                self.next_ino = self.next_ino.max(inode.ino + 1);
+                self.skip_number(inode.ino);
                 self.inodes.insert(inode.ino, inode);
             }
             Record::InodeGone(ino) => {
-                self.next_ino = self.next_ino.max(ino + 1);
+                self.skip_number(ino);
                 self.inodes.remove(&ino);
             }
             Record::Edit(edit) => self.apply_edit(edit),
@@ -99,9 +99,12 @@ impl Inheritance {
                 if let Some((_, listed)) = self.folders.get_mut(&handle)
                     && let Some((_, first)) = names.first()
                 {
-                    // A reply that did not fit is given out once more, from where it was cut.
-                    listed.truncate(listed.partition_point(|(_, after)| after < first));
-                    listed.extend(names);
+                    // A reply that did not fit is given out once more, from where it was cut; and so is what a program
+                    // goes back to. What lies behind was given out all the same.
+                    let last = names.last().map_or(*first, |(_, after)| *after);
+                    let begin = listed.partition_point(|(_, after)| after < first);
+                    let end = listed.partition_point(|(_, after)| *after <= last);
+                    listed.splice(begin..end.max(begin), names);
                 }
             }
             Record::FolderClosed(handle) => {
@@ -132,6 +135,11 @@ impl Inheritance {
             }
             Record::Place(place) => self.place = Some(place),
         }
+    }
+
+    /// This inode number was given out.
+    pub fn skip_number(&mut self, ino: u64) {
+        self.next_ino = self.next_ino.max(ino + 1);
     }
 
     /// Records that say the same.

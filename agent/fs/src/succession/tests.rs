@@ -1,5 +1,7 @@
 //! The table alone: what is read back, torn ends, growing, and who finds it.
 
+mod length;
+
 use std::path::Path;
 
 use super::log::Log;
