@@ -8,6 +8,7 @@
 //! with that. So fuser gets a socket first, where it finds the kernel's old request, and then, under the same
 //! number, the mount's descriptor.
 
+mod relief;
 mod takeover;
 
 use std::io;
@@ -18,6 +19,7 @@ use std::thread::{JoinHandle, Thread};
 
 use fuser::{MountOption, SessionACL};
 
+use self::relief::Relief;
 use super::Fuse;
 use crate::filesystem::Filesystem;
 use crate::succession::record::Connection;
@@ -72,7 +74,10 @@ impl Session {
 
     /// Takes the descriptor of a fresh mount, whom it lets in being its maker's decision.
     pub fn of_descriptor(filesystem: Arc<Filesystem>, descriptor: OwnedFd) -> io::Result<Session> {
-        fuser::Session::from_fd(Fuse::new(filesystem), descriptor, SessionACL::All, config()).map(Session)
+        let fuse = Fuse::new(Arc::clone(&filesystem));
+        let session = fuser::Session::from_fd(fuse, descriptor, SessionACL::All, config()).map(Session)?;
+        session.relieves(&filesystem)?;
+        Ok(session)
     }
 
     /// Goes on with the connection of a dead process, which must have ended: two would take each other's requests.
@@ -82,10 +87,21 @@ impl Session {
         agreed: &Connection,
     ) -> io::Result<Session> {
         let (ours, theirs) = takeover::answered_later(agreed)?;
-        let session = fuser::Session::from_fd(Fuse::new(filesystem), theirs, SessionACL::All, config())?;
+        let fuse = Fuse::new(Arc::clone(&filesystem));
+        let session = fuser::Session::from_fd(fuse, theirs, SessionACL::All, config())?;
         takeover::discard_reply(&ours)?;
         crate::sys::replace_descriptor(descriptor, &session)?;
-        Ok(Session(session))
+        let session = Session(session);
+        session.relieves(&filesystem)?;
+        Ok(session)
+    }
+
+    /// Sees to it that the table for a successor does not grow beyond what it may be if the kernel can do something
+    /// about it.
+    fn relieves(&self, filesystem: &Arc<Filesystem>) -> io::Result<()> {
+        let relief = Relief::of(filesystem, self.0.as_fd().try_clone_to_owned()?);
+        filesystem.recorder().is_relieved_by(move || relief.begin());
+        Ok(())
     }
 
     /// Has the kernel send everything again that it has sent and has no answer to: nobody else knows of it.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{File, Ino, Inode, Kind, Link, ROOT, Table};
 use crate::clock;
@@ -112,6 +113,26 @@ impl Table {
             file.cached = None;
             file.mtime_set = false;
         }
+    }
+
+    /// Inodes that the kernel has and that could be looked up again at any time, as far as can be told here; with when
+    /// the store last spoke of each, if it did.
+    pub fn unused(&self) -> Vec<(Option<Instant>, Ino)> {
+        self.inodes
+            .iter()
+            .filter(|(_, inode)| inode.lookups > 0 && inode.open == 0 && matches!(inode.link, Link::At(..)))
+            .filter_map(|(ino, inode)| match &inode.kind {
+                Kind::Folder(folder) => {
+                    let leaf = folder.children.is_empty() && !folder.has_local_entries();
+                    leaf.then_some((None, *ino))
+                }
+                Kind::File(file) => {
+                    // What was set here and is not in S3 is nowhere else.
+                    let clean = file.edit.is_none() && !file.mtime_set && file.holds == 0;
+                    clean.then_some((Some(file.verified), *ino))
+                }
+            })
+            .collect()
     }
 
     pub(super) fn touch(&mut self, ino: Ino) {
