@@ -91,7 +91,8 @@ fn a_host_without_room_for_staged_files_refuses_writes_and_loses_nothing_that_it
             fs::create_dir(mount.join("folder")).unwrap();
             fs::remove_dir(mount.join("folder")).unwrap();
         }
-        if round % 2 == 0 {
+        // More than twenty deaths a minute are a crash loop, which is not what is shown here.
+        if round % 3 == 0 {
             // What was staged before outlives the worker, too, and needs no more room for that.
             kill_worker(&host, &lake.path);
             assert_eq!(fs::read(lake.path.join("kept.txt")).unwrap(), b"kept");
