@@ -37,6 +37,23 @@ impl SmallDisk {
         }
     }
 
+    /// Uses up the room but for so much.
+    ///
+    /// # Panics
+    /// When there is less.
+    pub fn fill_but(&self, kibibytes: u64) {
+        self.fill();
+        let file = File::options()
+            .write(true)
+            .open(self.filler())
+            .expect("it was made");
+        let bytes = file.metadata().expect("it can be asked").len();
+        let rest = bytes
+            .checked_sub(kibibytes << 10)
+            .expect("there was so much room");
+        file.set_len(rest).expect("a file can be cut");
+    }
+
     /// Gives back what [`SmallDisk::fill`] has used.
     ///
     /// # Panics

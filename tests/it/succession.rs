@@ -5,6 +5,7 @@
 
 mod keeper;
 mod load;
+mod many;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -280,10 +281,11 @@ fn no_operation_fails_when_workers_are_asked_to_end_under_load() {
     let store = Store::start(scratch.path(), Ipv4Addr::LOCALHOST, "lake");
     load::prepare(&store);
     let mut keeper = Keeper::mount(scratch.path(), &store);
-    let load = Load::start(keeper.path(), scratch.path());
+    let mount = keeper.path().to_owned();
+    let load = Load::start(&mount, scratch.path());
     for _ in 0..rounds(4, 20) {
         load.run_for(Duration::from_millis(200));
-        load.pause_of(|| keeper.succeed_after_signal());
+        load::pause_of(&mount, || keeper.succeed_after_signal());
         load.check();
     }
     let done = load.stop();
@@ -297,7 +299,8 @@ fn no_operation_fails_while_workers_are_killed_under_load() {
     let store = Store::start(scratch.path(), Ipv4Addr::LOCALHOST, "lake");
     load::prepare(&store);
     let mut keeper = Keeper::mount(scratch.path(), &store);
-    let load = Load::start(keeper.path(), scratch.path());
+    let mount = keeper.path().to_owned();
+    let load = Load::start(&mount, scratch.path());
     let mut pauses = Vec::new();
     for round in 0..rounds(10, 100) {
         // Half of the deaths come while requests are waiting in the store, half at any moment of their handling.
@@ -306,7 +309,7 @@ fn no_operation_fails_while_workers_are_killed_under_load() {
         store.shape(&json!({ "latency": latency }));
         // Not in step with anything.
         load.run_for(Duration::from_millis(150 + u64::from(round * 37 % 200)));
-        pauses.push(load.pause_of(|| keeper.succeed()));
+        pauses.push(load::pause_of(&mount, || keeper.succeed()));
         load.check();
     }
     load.run_for(Duration::from_millis(500));

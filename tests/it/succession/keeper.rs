@@ -25,6 +25,7 @@ pub(super) struct Keeper {
     secret: String,
     endpoint: String,
     bucket: String,
+    metadata_ttl: Duration,
     device: Option<OwnedFd>,
     workers: u32,
     worker: Option<Worker>,
@@ -39,10 +40,15 @@ struct Worker {
 impl Keeper {
     /// Mounts the store's bucket at `<scratch>/mount`, as an agent does.
     pub(super) fn mount(scratch: &Path, store: &Store) -> Keeper {
+        Keeper::mount_believing(scratch, store, Duration::from_secs(1))
+    }
+
+    /// The same, where what the store has said may be believed for so long.
+    pub(super) fn mount_believing(scratch: &Path, store: &Store, metadata_ttl: Duration) -> Keeper {
         let path = scratch.join("mount");
         std::fs::create_dir(&path).unwrap();
         let mut private = std::fs::DirBuilder::new();
-        private.mode(0o700);
+        private.mode(0o700).recursive(true);
         private.create(scratch.join("cache")).unwrap();
         // On the tmpfs where stories have their scratch folders; what matters is that it outlives the worker.
         private.create(scratch.join("succession")).unwrap();
@@ -60,6 +66,7 @@ impl Keeper {
             secret: store.secret.clone(),
             endpoint: store.endpoint.clone(),
             bucket: store.bucket.clone(),
+            metadata_ttl,
             device: Some(device),
             workers: 0,
             worker: None,
@@ -98,17 +105,20 @@ impl Keeper {
         });
     }
 
+    /// Asks the next worker whether it could go on, as an agent does before an upgrade, while the old one serves; else
+    /// what it says.
+    pub(super) fn prepare(&self) -> Result<(), String> {
+        let config = self.config();
+        match self.next.as_ref().unwrap().ask(&ToWorker::Prepare { config }) {
+            FromWorker::Prepared => Ok(()),
+            other => Err(format!("the next worker answers {other:?}")),
+        }
+    }
+
     fn succeed_after(&mut self, end: impl FnOnce(&mut Process)) {
+        self.prepare().unwrap();
         let mut dead = self.worker.take().unwrap();
         let next = self.next.take().unwrap();
-        // As an agent asks before an upgrade, while the old worker serves.
-        let prepared = next.ask(&ToWorker::Prepare {
-            config: self.config(),
-        });
-        assert!(
-            matches!(prepared, FromWorker::Prepared),
-            "the next worker answers {prepared:?}"
-        );
         end(&mut dead.process);
         next.hand_over(
             &ToWorker::Succeed {
@@ -180,7 +190,7 @@ impl Keeper {
             gid: 0,
             file_mode: 0o644,
             dir_mode: 0o755,
-            metadata_ttl: Duration::from_secs(1),
+            metadata_ttl: self.metadata_ttl,
             cache_dir: self.folder.join("cache"),
             succession: Some(self.folder.join("succession")),
             endpoint_rules: EndpointRules {

@@ -39,7 +39,6 @@ struct Program {
 
 /// Programs at work.
 pub(super) struct Load {
-    mount: PathBuf,
     stop: Arc<AtomicBool>,
     threads: Vec<(&'static str, Arc<AtomicU64>, JoinHandle<Outcome>)>,
     expected: Arc<Mutex<Expected>>,
@@ -105,7 +104,6 @@ impl Load {
             .spawn()
             .unwrap();
         Load {
-            mount: mount.to_owned(),
             stop,
             threads: threads.into(),
             expected,
@@ -117,26 +115,6 @@ impl Load {
     /// Lets them work.
     pub(super) fn run_for(&self, time: Duration) {
         std::thread::sleep(time);
-    }
-
-    /// How long the mount did not answer while `death` happened: the longest of questions asked one after the other,
-    /// each of which the worker itself has to answer.
-    pub(super) fn pause_of(&self, death: impl FnOnce()) -> Duration {
-        let over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                let mut longest = Duration::ZERO;
-                while !over.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
-                    rustix::fs::statvfs(&self.mount).unwrap();
-                    longest = longest.max(asked.elapsed());
-                }
-                longest
-            });
-            death();
-            over.store(true, Ordering::Relaxed);
-            asking.join().unwrap()
-        })
     }
 
     /// Fails if one of them has failed.
@@ -240,6 +218,26 @@ impl Program {
     fn expect(&self, key: &str, bytes: Option<Vec<u8>>) {
         self.expected.lock().unwrap().insert(key.to_owned(), bytes);
     }
+}
+
+/// How long a mount did not answer while `death` happened: the longest of questions asked one after the other, each of
+/// which the worker itself has to answer.
+pub(super) fn pause_of(mount: &Path, death: impl FnOnce()) -> Duration {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                rustix::fs::statvfs(mount).unwrap();
+                longest = longest.max(asked.elapsed());
+            }
+            longest
+        });
+        death();
+        over.store(true, Ordering::Relaxed);
+        asking.join().unwrap()
+    })
 }
 
 /// Says which operation it was.
