@@ -129,11 +129,17 @@ impl Reports {
             .take(MOUNTS_MAX)
             .filter_map(|mount| observed(mount, now))
             .collect();
-        for (uid, (generation, message)) in &self.refused {
-            match mounts.iter_mut().find(|mount| mount.assignment_uid == *uid) {
-                Some(mount) if mount.state.is_mounted() => {}
-                Some(mount) => *mount = refusal(*uid, *generation, message),
-                None => mounts.push(refusal(*uid, *generation, message)),
+        if !self.refused.is_empty() {
+            let places = mounts.iter().enumerate();
+            let places: BTreeMap<Uuid, usize> = places
+                .map(|(place, mount)| (mount.assignment_uid, place))
+                .collect();
+            for (uid, (generation, message)) in &self.refused {
+                match places.get(uid) {
+                    Some(place) if mounts[*place].state.is_mounted() => {}
+                    Some(place) => mounts[*place] = refusal(*uid, *generation, message),
+                    None => mounts.push(refusal(*uid, *generation, message)),
+                }
             }
         }
         let at = ReportedAt {

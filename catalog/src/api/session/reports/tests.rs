@@ -146,7 +146,7 @@ fn a_report_that_only_says_that_something_begins_waits_for_how_it_ends() {
     ));
     // Nor does trouble, nor what was said before the host was heard of.
     assert!(!waits(report(1, Mounted), &[report(1, Degraded)]));
-    assert!(!waits(report(1, Mounted), &[nothing.clone()]));
+    assert!(!waits(report(1, Mounted), std::slice::from_ref(&nothing)));
     let mut both = report(2, Mounting);
     both.mounts.extend(report(2, Degraded).mounts);
     both.mounts[0].assignment_uid = Uuid::from_u128(2).to_string();
