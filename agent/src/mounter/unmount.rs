@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fuse::Unmounted;
+use super::native::EXIT_PATIENCE;
 use super::worker::{ANSWER_TIMEOUT, Worker, WorkerError};
 use super::{MountError, Mounter, fuse, mountpoint};
 use crate::blocking::{blocking, readable};
@@ -20,8 +21,8 @@ use crate::observed::record::{Phase, Record};
 const UNMOUNT_POLL: Duration = Duration::from_millis(100);
 
 /// A worker with nothing open and nothing to upload ends at once; one with work is left to it.
-const EXIT_PATIENCE: Duration = Duration::from_secs(2);
-const EXIT_POLL: Duration = Duration::from_millis(10);
+const LEAVING_PATIENCE: Duration = Duration::from_secs(2);
+const LEAVING_POLL: Duration = Duration::from_millis(10);
 
 /// How a stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +217,7 @@ async fn finish_worker(mounter: Arc<Mounter>, record: Record, grace: Duration) {
 
 async fn wait_for_exit(worker: Process) {
     let begun = Instant::now();
-    while worker.is_alive() && begun.elapsed() < EXIT_PATIENCE {
-        tokio::time::sleep(EXIT_POLL).await;
+    while worker.is_alive() && begun.elapsed() < LEAVING_PATIENCE {
+        tokio::time::sleep(LEAVING_POLL).await;
     }
 }

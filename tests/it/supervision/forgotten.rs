@@ -93,6 +93,46 @@ fn an_upgrade_to_a_program_that_cannot_go_on_with_a_mount_ends_no_worker() {
 }
 
 #[test]
+fn a_refused_upgrade_does_not_outlive_the_mount_that_has_refused_it() {
+    let mut world = World::start();
+    let mut host = world.host();
+    let installed = install_own_program(&mut host);
+    let lake = world.activate(&host);
+    world.connector("ml", "pond", "--mode read-write");
+    let pond = world.activate_connector(&host, "ml", "pond");
+    let both = [&lake.path, &pond.path];
+    let identities = both.map(|path| mount_identity(path));
+    let tables = both.map(|path| Table::of(&host, path));
+    tables.iter().for_each(Table::spoil);
+    put_in_place(&program("mooring-fs"), &installed);
+    host.signal_agent(Signal::HUP);
+    let refused = eventually("one of them is refused", Duration::from_secs(40), || {
+        let listing = host.listing();
+        let lines = both.map(|path| listing.lines().find(|line| line.contains(path.to_str().unwrap())));
+        let refused =
+            |line: &Option<&str>| line.is_some_and(|line| line.contains("cannot take this mount over"));
+        lines.iter().position(refused).ok_or(listing)
+    })
+    .1;
+    let other = 1 - refused;
+    tables[other].restore();
+    let ended = [&lake.activation, &pond.activation][refused];
+    world
+        .operator
+        .mooring(&format!("activations delete {ended} --wait"));
+
+    eventually("the other one is upgraded", Duration::from_secs(40), || {
+        let wanted = fs::metadata(&installed).unwrap().ino();
+        let runs = fs::metadata(format!("/proc/{}/exe", host.worker_of(both[other])));
+        match runs.map(|found| found.ino()).ok() == Some(wanted) {
+            true => Ok(()),
+            false => Err(host.listing()),
+        }
+    });
+    assert_eq!(mount_identity(both[other]), identities[other], "mounted anew");
+}
+
+#[test]
 fn a_mount_that_somebody_takes_away_while_it_is_used_is_neither_ended_nor_taken_for_mounted() {
     let mut world = World::start();
     world.store.put("kept.txt", "kept");
