@@ -140,8 +140,11 @@ impl Reconciler {
     /// Runs until `shutdown`. Leaves all mounts and workers as they are.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mounter = Arc::clone(&self.mounter);
-        // Not waited for: it looks at what others run, and no mount depends on it.
-        tokio::task::spawn_blocking(move || mounter.sweep_keys());
+        // Not waited for: it looks at what others run or have left, and no mount depends on it.
+        tokio::task::spawn_blocking(move || {
+            mounter.sweep_keys();
+            mounter.tidy_all();
+        });
         let mut held = self.ledger.subscribe();
         loop {
             let desired = DesiredSet::of(&held.borrow_and_update().clone());

@@ -154,6 +154,43 @@ fn a_worker_that_dies_with_its_agent_leaves_notes_of_what_is_in_no_store() {
 }
 
 #[test]
+fn a_worker_that_is_killed_where_nobody_looks_for_it_any_more_leaves_notes_and_no_table() {
+    let mut world = World::start();
+    let mut host = world.host();
+    let lake = world.activate(&host);
+    let worker = host.worker_of(&lake.path);
+    let refusing = refuse_uploads(&world);
+    let open = two_unsaved(&lake.path);
+    let before = tables(host.folder());
+    // Somebody detaches it, and it is mounted anew; the file that is open goes on.
+    let detached = rustix::mount::unmount(&lake.path, rustix::mount::UnmountFlags::DETACH);
+    assert_eq!(detached, Ok(()));
+    eventually("another worker serves", Duration::from_secs(20), || {
+        match host.worker_of(&lake.path) != worker && tables(host.folder()).len() == 2 {
+            true => Ok(()),
+            false => Err(host.agent_log()),
+        }
+    });
+    world.mounted_at(&lake.path);
+    let cache = host.folder().join("cache");
+    assert_eq!(notes(&cache), 0, "it lives");
+    host.stop_agent();
+    kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    drop(open);
+    host.start();
+    eventually("its table is gone", Duration::from_secs(20), || {
+        let left = tables(host.folder());
+        match left.len() == 1 && left != before {
+            true => Ok(()),
+            false => Err(format!("{left:?}\n{}", host.agent_log())),
+        }
+    });
+    drop(refusing);
+    recovers_two(&world, &cache);
+    world.mounted_at(&lake.path);
+}
+
+#[test]
 fn a_machine_that_shuts_down_keeps_what_is_in_no_store() {
     let mut world = World::start();
     world.expect_in_logs("a file cannot be uploaded");
