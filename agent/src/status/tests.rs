@@ -327,3 +327,42 @@ fn a_mount_that_hangs_names_the_worker_to_end_if_another_one_can_go_on() {
     facts.succession = Succession::NotKept;
     assert!(!describe(&facts).conditions[2].message.contains("kill"));
 }
+
+#[test]
+fn what_a_live_mount_fails_with_is_said_as_what_it_is_and_with_what_a_person_can_do() {
+    let (order, record, probe) = (order(|_| {}), record(), good());
+    let refused = MountError::UpgradeRefused {
+        message: "its table cannot be read".into(),
+    };
+    let full = MountError::Host {
+        reason: "HostError",
+        message: "no space left; free some".into(),
+    };
+    for (failure, reason_of_it, said) in [
+        (&refused, "UpgradeRefused", "cannot take this mount over"),
+        (&full, "HostError", "no space left; free some. The mount goes on"),
+    ] {
+        let failed = Facts {
+            failure: Some(failure),
+            outdated: true,
+            ..facts(&order, Seen::Mounted(&record), Some(&probe))
+        };
+        let status = describe(&failed);
+        assert_eq!(status.state, MountState::Degraded);
+        assert_eq!(
+            reason(&status, ConditionType::Healthy),
+            (ConditionStatus::False, reason_of_it)
+        );
+        assert!(status.conditions[5].message.contains(said), "{status:?}");
+    }
+
+    let silent = Probe {
+        worker: Err("no record says which worker serves it".into()),
+        mount: Some(Touched::Answers),
+    };
+    let status = describe(&facts(&order, Seen::Unrecorded, Some(&silent)));
+    assert!(
+        status.conditions[5].message.ends_with("umount /m/ml/a"),
+        "{status:?}"
+    );
+}
