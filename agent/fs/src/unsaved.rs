@@ -191,7 +191,12 @@ pub fn sync(folder: &Path, ids: &[Uuid]) -> io::Result<()> {
         return Ok(rustix::fs::syncfs(&there)?);
     }
     for id in ids {
-        File::open(path(folder, *id))?.sync_all()?;
+        match File::open(path(folder, *id)) {
+            Ok(note) => note.sync_all()?,
+            // What it told of is in the store meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     there.sync_all()
 }
@@ -348,5 +353,11 @@ mod tests {
         other.write(folder.path()).unwrap();
         let refused = Note::read(&path(folder.path(), other.id())).unwrap_err();
         assert!(refused.to_string().contains("another version"), "{refused}");
+    }
+
+    #[test]
+    fn a_note_that_is_not_needed_any_more_need_not_be_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        sync(folder.path(), &[Uuid::nil()]).unwrap();
     }
 }
