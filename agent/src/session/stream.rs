@@ -260,7 +260,7 @@ impl Session {
     ) -> Event {
         tokio::select! {
             () = shutdown.cancelled() => Event::Shutdown, // cancel-safe: no state
-            _ = self.renewed.changed() => Event::Renewed, // cancel-safe per tokio's docs
+            Ok(()) = self.renewed.changed() => Event::Renewed, // cancel-safe per tokio's docs
             Some(Ok(channel)) = dials.join_next() => Event::Dialled(channel), // cancel-safe per tokio's docs
             Ok(()) = self.facts.changed() => Event::Changed, // cancel-safe per tokio's docs
             heard = inbound.message() => Event::Heard(Box::new(heard)), // cancel-safe: a message half read stays in the stream
