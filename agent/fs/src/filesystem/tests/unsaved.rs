@@ -118,7 +118,7 @@ async fn of_a_killed_worker_notes_are_kept_of_what_is_not_in_the_store_and_nothi
     assert_eq!(keys, ["below/closed", "below/open", "below/theirs"]);
     assert_eq!(notes[0].edit.size, 9);
     assert_eq!(notes[0].carries.metadata, Some(Default::default()));
-    assert_eq!(notes[2].edit.added, [2..6]);
+    assert_eq!(notes[2].edit.added.first(), Some(&(2..6)));
     assert_eq!(
         notes[2].edit.base.as_deref(),
         Some(&*place.store.object("theirs").unwrap().1.etag.0)
