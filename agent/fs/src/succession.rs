@@ -8,7 +8,9 @@
 //!
 //! The table is a log of records. They say what is, not what happened, so that reading one twice does no harm;
 //! the bytes of staging files and of objects are not in it. It is on tmpfs, since it need not outlive the
-//! machine, which the mount does not either, and a FUSE thread must never wait for a disk.
+//! machine, which the mount does not either, and a FUSE thread must never wait for a disk. A successor appends to
+//! the log that it finds, and writes it anew when the mount is served: so nobody waits for that, and it needs no
+//! room for two.
 //!
 //! Requests that change names are the ones that cannot simply be done again: a `mkdir` that had succeeded would
 //! find that the name exists. [`Attempt`] is how they are recognised.

@@ -207,7 +207,8 @@ impl Recorder {
             return;
         }
         let mut log = inner.log.lock();
-        if inner.written.load(Ordering::Acquire) >= wanted {
+        // Whoever was waited for may have done it, or turned it off.
+        if inner.written.load(Ordering::Acquire) >= wanted || inner.off.load(Ordering::Acquire) {
             return;
         }
         let notes = Notes {
@@ -319,11 +320,15 @@ impl Recorder {
         }
     }
 
-    /// This process ends, and everything stays as it is for another one.
+    /// This process ends, and everything stays as it is for another one, which may append to the same log when this
+    /// returns.
     pub fn leave(&self) {
         if let Some(inner) = &self.0 {
             inner.left.store(true, Ordering::Release);
             inner.off.store(true, Ordering::Release);
+            // Whoever writes it anew, or appends to it, comes to an end.
+            drop(inner.compaction.lock());
+            drop(inner.log.lock());
         }
     }
 
