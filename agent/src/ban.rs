@@ -325,7 +325,7 @@ impl Execution {
             mounter.end_all();
             // Now that they have ended, it is noted which of their bytes are in no store.
             records.keys().for_each(|uid| mounter.forget(*uid));
-            mounter.tidy_all();
+            mounter.tidy_all(true);
             is_known
         })
         .await

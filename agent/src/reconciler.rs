@@ -143,7 +143,7 @@ impl Reconciler {
         // Not waited for: it looks at what others run or have left, and no mount depends on it.
         tokio::task::spawn_blocking(move || {
             mounter.sweep_keys();
-            mounter.tidy_all();
+            mounter.tidy_all(false);
         });
         let mut held = self.ledger.subscribe();
         loop {

@@ -139,6 +139,9 @@ pub struct TidyOptions {
     /// The name of one that may be succeeded.
     #[arg(long, value_name = "NAME")]
     pub keep: Vec<std::ffi::OsString>,
+    /// The name of one whose worker was killed, and is waited for.
+    #[arg(long, value_name = "NAME")]
+    pub ended: Vec<std::ffi::OsString>,
 }
 
 /// Options of `recover`.

@@ -45,17 +45,27 @@ pub fn tidy(options: &TidyOptions, out: &mut impl Write) -> Result<(), MountErro
             continue;
         }
         let folder = entry.path();
-        if let Err(error) = tidy_one(&folder, &options.tables.join(name), out) {
+        let has_ended = options.ended.iter().any(|ended| **ended == *name);
+        if let Err(error) = tidy_one(&folder, &options.tables.join(name), has_ended, out) {
             outcome = Err(cannot(&folder, error));
         }
     }
     outcome
 }
 
-fn tidy_one(folder: &Path, table: &Path, out: &mut impl Write) -> io::Result<()> {
+fn tidy_one(folder: &Path, table: &Path, has_ended: bool, out: &mut impl Write) -> io::Result<()> {
+    let held = match has_ended {
+        true => lock::lock_of_ended(folder)?,
+        false => lock::try_lock(folder)?,
+    };
     // Until the folder is gone: a worker that is about to have it waits.
-    let Some(_held) = lock::try_lock(folder)? else {
-        return Ok(());
+    let Some(_held) = held else {
+        return match has_ended {
+            true => Err(io::Error::other(
+                "the worker that holds it was killed and does not end",
+            )),
+            false => Ok(()),
+        };
     };
     let mut staged = staged_in(folder)?;
     // A table may be long, and most folders of dead workers are empty.

@@ -8,13 +8,17 @@ use std::process::Command;
 use uuid::Uuid;
 
 use super::Mounter;
-use crate::observed::record::Runs;
+use crate::observed::record::{Record, Runs};
 
 impl Mounter {
     /// Tidies up in the cache folder of `cache_of`. What a record names may be succeeded and stays, but for that of `over`,
     /// with which nobody goes on; what a worker that is alive holds stays in any case. Blocks. What cannot be tidied stays
     /// as it is, until the next time.
     pub(super) fn tidy_staging(&self, cache_of: Uuid, over: Option<Uuid>) {
+        self.tidy_cache(cache_of, over, false);
+    }
+
+    fn tidy_cache(&self, cache_of: Uuid, over: Option<Uuid>, have_ended: bool) {
         let cache = self.cache_dir.join(cache_of.to_string());
         let staging = cache.join("staging");
         let records = match self.runs.read_all() {
@@ -27,12 +31,16 @@ impl Mounter {
         let (over, others): (Vec<_>, Vec<_>) = records
             .into_values()
             .partition(|record| Some(record.assignment_uid) == over);
-        let kept: Vec<OsString> = others
-            .iter()
-            .filter_map(|record| Some(record.succession.as_ref()?.file_name()?.to_owned()))
-            .collect();
-        if folders_in(&staging).any(|name| !kept.contains(&name)) {
-            self.run_tidy(&staging, &kept);
+        let kept: Vec<OsString> = others.iter().filter_map(name_of).collect();
+        let there: Vec<OsString> = folders_in(&staging).filter(|name| !kept.contains(name)).collect();
+        if !there.is_empty() {
+            let dead = over.iter().filter(|record| !record.worker.is_alive());
+            let ended = match have_ended {
+                true => there,
+                // A process counts as dead before the last of its threads has let go of its files.
+                false => dead.filter_map(name_of).collect(),
+            };
+            self.run_tidy(&staging, &kept, &ended);
         }
         for record in over.iter().filter(|record| !record.worker.is_alive()) {
             if let Some(succession) = &record.succession {
@@ -44,13 +52,13 @@ impl Mounter {
         let _ = std::fs::remove_dir(cache);
     }
 
-    /// Tidies up in all cache folders.
-    pub fn tidy_all(&self) {
+    /// Tidies up in all cache folders. Where all programs `have_ended`, those that are on their way out are waited for.
+    pub fn tidy_all(&self, have_ended: bool) {
         let folders: Vec<OsString> = folders_in(&self.cache_dir).collect();
         let uids = folders
             .iter()
             .filter_map(|name| Uuid::try_parse(name.to_str()?).ok());
-        uids.for_each(|uid| self.tidy_staging(uid, None));
+        uids.for_each(|uid| self.tidy_cache(uid, None, have_ended));
     }
 
     /// Removes the table of a worker that has ended, unless its staging files are there: only the table knows them.
@@ -62,7 +70,7 @@ impl Mounter {
         }
     }
 
-    fn run_tidy(&self, staging: &Path, kept: &[OsString]) {
+    fn run_tidy(&self, staging: &Path, kept: &[OsString], ended: &[OsString]) {
         let program = match self.worker_program() {
             Ok(program) => program,
             Err(error) => {
@@ -81,6 +89,9 @@ impl Mounter {
         for name in kept {
             command.arg("--keep").arg(name);
         }
+        for name in ended {
+            command.arg("--ended").arg(name);
+        }
         let output = match command.output() {
             Ok(output) => output,
             Err(error) => {
@@ -96,6 +107,11 @@ impl Mounter {
             tracing::warn!(said = said.trim(), "what dead programs have left stays for now");
         }
     }
+}
+
+/// The name of its staging folder, which is that of what its successor must know.
+fn name_of(record: &Record) -> Option<OsString> {
+    Some(record.succession.as_ref()?.file_name()?.to_owned())
 }
 
 fn folders_in(folder: &Path) -> impl Iterator<Item = OsString> {

@@ -51,6 +51,7 @@ impl Cache {
             staging: self.staging.path().to_owned(),
             tables: self.tables.path().to_owned(),
             keep: keep.iter().map(Into::into).collect(),
+            ended: Vec::new(),
         };
         let mut said = Vec::new();
         tidy(&options, &mut said).unwrap();

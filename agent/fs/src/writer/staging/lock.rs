@@ -82,6 +82,18 @@ pub fn try_lock(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// The same for one whose worker was killed: its threads may still be on their way out.
+pub fn lock_of_ended(folder: &Path) -> io::Result<Option<File>> {
+    let begun = Instant::now();
+    loop {
+        let locked = try_lock(folder)?;
+        if locked.is_some() || begun.elapsed() > PATIENCE {
+            return Ok(locked);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Makes a folder for nobody else's eyes, unless it is there.
 pub fn make(folder: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new()
@@ -110,7 +122,11 @@ mod tests {
         std::fs::remove_dir(&folder).unwrap();
         lock.renew().unwrap();
         assert!(try_lock(&folder).unwrap().is_none(), "the one that is there now");
-        drop(lock);
-        assert!(try_lock(&folder).unwrap().is_some());
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(2 * POLL);
+            drop(lock);
+        });
+        assert!(lock_of_ended(&folder).unwrap().is_some(), "it is waited for");
+        ending.join().unwrap();
     }
 }
