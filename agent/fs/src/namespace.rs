@@ -14,6 +14,7 @@ pub mod runs;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -44,6 +45,8 @@ pub struct Namespace {
     /// Folders with a listing, the oldest first: listings that may not be believed any more are dropped
     /// when the next one arrives, so that memory holds those of the last `ttl` only.
     listed: Mutex<VecDeque<(Instant, Ino)>>,
+    /// The store begins a listing where it is asked to, as far as is known.
+    divisible: AtomicBool,
     tasks: TaskTracker,
     runtime: Handle,
 }
@@ -99,6 +102,7 @@ impl Namespace {
             hidden: Arc::default(),
             generation: Mutex::new(0),
             listed: Mutex::default(),
+            divisible: AtomicBool::new(true),
             tasks,
             runtime,
         }
@@ -341,7 +345,9 @@ impl Namespace {
     async fn load(&self, ino: Ino, prefix: &Key, lister: &Arc<Lister>) {
         // If the task is dropped at shutdown, readers must not wait for it.
         let abandoned = Abandon(Arc::clone(lister));
-        let result = lister.run(&*self.store, prefix.as_str(), &self.hidden).await;
+        let result = lister
+            .run(&self.store, prefix.as_str(), &self.hidden, &self.divisible)
+            .await;
         drop(abandoned);
         let mut table = self.table();
         let same_generation = *self.generation.lock() == lister.generation;

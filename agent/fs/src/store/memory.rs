@@ -75,6 +75,7 @@ struct State {
     writes: u64,
     clock: Option<SystemTime>,
     ignores_conditions: bool,
+    ignores_start_after: bool,
     stands_still: bool,
 }
 
@@ -112,6 +113,11 @@ impl MemoryStore {
     /// As some stores do: answers success, whatever the condition.
     pub(crate) fn ignore_conditions(&self, ignore: bool) {
         self.state.lock().ignores_conditions = ignore;
+    }
+
+    /// As some stores do: lists from the beginning, wherever it is asked to begin.
+    pub(crate) fn ignore_start_after(&self) {
+        self.state.lock().ignores_start_after = true;
     }
 
     /// All that is written is written in the same second.
@@ -262,7 +268,8 @@ impl State {
             continuation,
             keys_max,
         } = request;
-        let after = continuation.as_ref().or(start_after.as_ref());
+        let start_after = start_after.as_ref().filter(|_| !self.ignores_start_after);
+        let after = continuation.as_ref().or(start_after);
         let from = match after {
             Some(after) if after.as_str() >= prefix.as_str() => Bound::Excluded(after.clone()),
             _ => Bound::Included(prefix.clone()),
