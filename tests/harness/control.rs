@@ -29,6 +29,12 @@ impl Store {
         answer["counts"][operation]["requests"].as_u64().unwrap_or(0)
     }
 
+    /// How many bytes of objects it has sent for an operation since then.
+    pub fn bytes_sent(&self, operation: &str) -> u64 {
+        let answer = self.control("GET /requests?log=false", &Value::Null);
+        answer["counts"][operation]["bytes_sent"].as_u64().unwrap_or(0)
+    }
+
     /// The latest requests, oldest first: `{operation, bucket, key, query, range, status}`.
     pub fn request_log(&self) -> Vec<Value> {
         let answer = self.control("GET /requests", &Value::Null);

@@ -2,12 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-/// A program of this workspace, built by `cargo build --workspace`.
+/// What this program was built as is what it uses.
+const PROFILE: &str = if cfg!(debug_assertions) {
+    "debug"
+} else {
+    "release"
+};
+
+/// A program of this workspace, built by `cargo build --workspace` as this one was.
 ///
 /// # Panics
 /// When it has not been built.
 pub fn program(name: &str) -> PathBuf {
-    let path = workspace().join("target/debug").join(name);
+    let path = workspace().join("target").join(PROFILE).join(name);
     assert!(
         path.exists(),
         "{} is missing: run `cargo build --workspace`, or tests/run",
@@ -21,13 +28,18 @@ pub fn program(name: &str) -> PathBuf {
 /// # Panics
 /// When it is not there: a story that needs a real part does not pass without it.
 pub fn tool(path: &str) -> PathBuf {
-    let path = workspace().join("target/tools").join(path);
+    let path = tool_path(path);
     assert!(
         path.exists(),
         "{} is missing: tests/run installs it",
         path.display()
     );
     path
+}
+
+/// Where such a program is, or would be.
+pub fn tool_path(path: &str) -> PathBuf {
+    workspace().join("target/tools").join(path)
 }
 
 /// Whether this is `tests/run long`: full sizes and counts.
