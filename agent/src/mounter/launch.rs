@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::MountError;
@@ -32,7 +33,6 @@ const OOM_SCORE_ADJUST: i32 = -500;
 
 /// A start through systemd takes some 20 ms; a manager that does not answer for this long is in trouble.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(20);
-const MANAGER_POLL: Duration = Duration::from_millis(1);
 
 /// A killed unit ends at once, if the kernel lets its program go.
 const UNIT_END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -378,31 +378,37 @@ fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
 
 /// Runs one of systemd's tools, which must not hold up a mount for ever when the manager is in trouble.
 fn output_of(command: &mut Command) -> Result<Output, LaunchError> {
-    let mut child = command
+    let answered = output_within(command, MANAGER_TIMEOUT).map_err(|source| LaunchError::Starter {
+        starter: "systemd-run",
+        package: "systemd",
+        source,
+    })?;
+    answered.ok_or_else(|| LaunchError::Refused("systemd does not answer; see: systemctl status".to_owned()))
+}
+
+/// Runs a program to its end and answers what it has said. `None` if it has not ended by then; it is killed, and who
+/// waits for it is a thread of its own, since one that hangs in the kernel does not end for that.
+pub(super) fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Output>> {
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| LaunchError::Starter {
-            starter: "systemd-run",
-            package: "systemd",
-            source,
-        })?;
-    let begun = Instant::now();
-    // Their output is a line, so that nobody has to empty the pipes meanwhile.
-    while let Ok(None) = child.try_wait() {
-        if begun.elapsed() > MANAGER_TIMEOUT {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(LaunchError::Refused(
-                "systemd does not answer; see: systemctl status".to_owned(),
-            ));
+        .spawn()?;
+    let process = Process::of_pid(child.id());
+    let (answer, answered) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("program".to_owned())
+        // Nobody listens any more if it comes too late.
+        .spawn(move || drop(answer.send(child.wait_with_output())))?;
+    match answered.recv_timeout(limit) {
+        Ok(output) => output.map(Some),
+        Err(_) => {
+            if let Some(process) = process {
+                process.kill();
+            }
+            Ok(None)
         }
-        std::thread::sleep(MANAGER_POLL);
     }
-    child
-        .wait_with_output()
-        .map_err(|error| LaunchError::Refused(format!("the answer of systemd cannot be read: {error}")))
 }
 
 #[cfg(test)]
@@ -478,6 +484,17 @@ mod tests {
             duty: Duty::Serves,
         };
         assert!(shown(&launch).ends_with("--\n/p\n$$HOME/a$$\n--bucket=x"));
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_holds_up_nobody_and_one_that_says_much_is_heard() {
+        let hangs = output_within(Command::new("sleep").arg("600"), Duration::from_millis(50));
+        assert!(hangs.unwrap().is_none());
+        let much = output_within(
+            Command::new("head").args(["-c", "1000000", "/dev/zero"]),
+            Duration::from_secs(30),
+        );
+        assert_eq!(much.unwrap().unwrap().stdout.len(), 1_000_000);
     }
 
     #[test]

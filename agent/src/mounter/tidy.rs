@@ -4,11 +4,16 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::Mounter;
+use super::launch::output_within;
 use crate::observed::record::{Record, Runs};
+
+/// It waits up to 10 s for each folder of a program that is on its way out, and writes a note for each file.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Mounter {
     /// Tidies up in the cache folder of `cache_of`. What a record names may be succeeded and stays, but for that of `over`,
@@ -28,6 +33,9 @@ impl Mounter {
                 return;
             }
         };
+        let in_use = records
+            .values()
+            .any(|record| record.cache_of() == cache_of && record.worker.is_alive());
         let (over, others): (Vec<_>, Vec<_>) = records
             .into_values()
             .partition(|record| Some(record.assignment_uid) == over);
@@ -47,7 +55,11 @@ impl Mounter {
                 self.drop_table(cache_of, succession);
             }
         }
-        // Unless something is in use, or kept for a person.
+        if in_use {
+            // Also an empty folder: a program of others makes its files there and never the folder again.
+            return;
+        }
+        // Unless something is kept for a person.
         let _ = std::fs::remove_dir(staging);
         let _ = std::fs::remove_dir(cache);
     }
@@ -92,8 +104,13 @@ impl Mounter {
         for name in ended {
             command.arg("--ended").arg(name);
         }
-        let output = match command.output() {
-            Ok(output) => output,
+        let output = match output_within(&mut command, TIDY_TIMEOUT) {
+            Ok(Some(output)) => output,
+            Ok(None) => {
+                tracing::warn!(staging = %staging.display(),
+                    "what dead programs have left stays for now: it takes longer than {TIDY_TIMEOUT:?}; does the disk answer?");
+                return;
+            }
             Err(error) => {
                 tracing::warn!(%error, "what dead programs have left stays for now: mooring-fs cannot be run");
                 return;

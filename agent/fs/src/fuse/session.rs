@@ -124,8 +124,17 @@ impl Session {
     pub fn start(self, ended: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new()
             .name("fuse-session".to_owned())
-            .spawn(move || ended(self.0.run()))
+            .spawn(move || ended(at_its_end(self.0.run())))
     }
+}
+
+/// Whoever takes a request from the kernel in the moment in which the connection ends is told that it is aborted, and
+/// not, as the next one, that there is no such device: either way nobody can serve it any more.
+fn at_its_end(served: io::Result<()>) -> io::Result<()> {
+    served.or_else(|error| match error.kind() {
+        io::ErrorKind::ConnectionAborted => Ok(()),
+        _ => Err(error),
+    })
 }
 
 impl Unmounter {
