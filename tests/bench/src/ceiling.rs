@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
-use aws_sdk_s3::presigning::PresigningConfig;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use mooring_test_s3::client::{client, shared_url};
 use mooring_tests::Store;
 use mooring_tests::store::ACCESS_KEY_ID;
 use tokio::task::JoinSet;
@@ -21,9 +21,6 @@ use crate::data::Data;
 /// What one request fetches, and how many are on their way.
 const PART_BYTES: u64 = 8 << 20;
 const PARALLEL: usize = 8;
-
-/// Longer than any run.
-const URL_LIFE: Duration = Duration::from_secs(3600);
 
 /// How fast everything of `data` can be fetched.
 pub(crate) fn megabytes_per_second(store: &Store, data: Data) -> anyhow::Result<f64> {
@@ -35,28 +32,24 @@ pub(crate) fn megabytes_per_second(store: &Store, data: Data) -> anyhow::Result<
 }
 
 async fn fetch_all(store: &Store, data: Data) -> anyhow::Result<f64> {
-    let signer = mooring_test_s3::client::client(&store.endpoint, ACCESS_KEY_ID, &store.secret);
+    let signer = client(&store.endpoint, ACCESS_KEY_ID, &store.secret);
     let mut urls = Vec::new();
     for number in 0..data.count {
-        let request = signer
-            .get_object()
-            .bucket(&store.bucket)
-            .key(format!("{}/{}", data.folder, Data::name(number)))
-            .presigned(PresigningConfig::expires_in(URL_LIFE)?)
-            .await?;
-        urls.push(request.uri().parse::<hyper::Uri>()?);
+        let key = format!("{}/{}", data.folder, Data::name(number));
+        let url = shared_url(&signer, &store.bucket, &key).await?;
+        urls.push(url.parse::<hyper::Uri>()?);
     }
     let parts_each = data.size.div_ceil(PART_BYTES);
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(tcp);
-    let shared = Arc::new((client, urls, AtomicU64::new(0), AtomicU64::new(0)));
+    let http: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(tcp);
+    let shared = Arc::new((http, urls, AtomicU64::new(0), AtomicU64::new(0)));
     let begun = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..PARALLEL {
         let shared = Arc::clone(&shared);
         workers.spawn(async move {
-            let (client, urls, next, bytes) = &*shared;
+            let (http, urls, next, bytes) = &*shared;
             loop {
                 let part = next.fetch_add(1, Ordering::Relaxed);
                 let Some(url) = urls.get((part / parts_each) as usize) else {
@@ -67,7 +60,7 @@ async fn fetch_all(store: &Store, data: Data) -> anyhow::Result<f64> {
                 let request = hyper::Request::get(url.clone())
                     .header("range", format!("bytes={from}-{to}"))
                     .body(Empty::new())?;
-                let mut answer = client.request(request).await?;
+                let mut answer = http.request(request).await?;
                 anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
                 while let Some(frame) = answer.frame().await {
                     let length = frame?.data_ref().map_or(0, Bytes::len);

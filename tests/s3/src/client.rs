@@ -5,6 +5,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_s3::config::{
     BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, retry::RetryConfig,
 };
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -19,6 +20,23 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 /// A client with this key, in `us-east-1`, that tries everything once.
 pub fn client(endpoint: &str, access_key: &str, secret_key: &str) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config(endpoint, access_key, secret_key).build())
+}
+
+/// A URL with which anybody may read an object for an hour, whatever range of it.
+pub async fn shared_url(
+    client: &aws_sdk_s3::Client,
+    bucket: &str,
+    key: &str,
+) -> Result<String, aws_sdk_s3::Error> {
+    const LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+    let config = PresigningConfig::expires_in(LIFE).expect("an hour is less than a week");
+    let request = client
+        .get_object()
+        .bucket(bucket)
+        .key(key)
+        .presigned(config)
+        .await?;
+    Ok(request.uri().to_owned())
 }
 
 /// The configuration behind [`client`], to change before use.
