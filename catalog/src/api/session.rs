@@ -48,6 +48,8 @@ const LOOK_RETRY: Duration = Duration::from_secs(1);
 const REASON_CHARS_MAX: usize = 1000;
 /// How often the last words of a host that has carried out its ban are tried to be written.
 const LAST_WORDS_ATTEMPTS: usize = 10;
+/// The same when the server stops, for which it has 20 s in all.
+const LAST_WORDS_ATTEMPTS_AT_STOP: usize = 3;
 /// The version of the protocol that is spoken here.
 const PROTOCOL_VERSION: i32 = 1;
 
@@ -204,11 +206,14 @@ impl Stream {
                 Event::Look => self.tell().await,
                 Event::ReportDue => self.take_report().await,
                 Event::Superseded => return Ended::Because(superseded()),
-                Event::Closing => return Ended::Quietly("the server stops"),
+                Event::Closing => {
+                    self.take_last_words(LAST_WORDS_ATTEMPTS_AT_STOP).await;
+                    return Ended::Quietly("the server stops");
+                }
             };
             if let Err(ended) = done {
                 if let Ended::Quietly(_) = ended {
-                    self.take_last_words().await;
+                    self.take_last_words(LAST_WORDS_ATTEMPTS).await;
                 }
                 return ended;
             }
@@ -217,11 +222,11 @@ impl Stream {
 
     /// What a host said last counts: one that has carried out its ban says so, and is never heard again. Unless a newer
     /// stream of it knows better.
-    async fn take_last_words(&mut self) {
+    async fn take_last_words(&mut self, attempts: usize) {
         let Some(Due { mounts, at, .. }) = self.reports.next(Instant::now()) else {
             return;
         };
-        for _ in 0..LAST_WORDS_ATTEMPTS {
+        for _ in 0..attempts {
             if self.open.superseded.is_cancelled() {
                 return;
             }
@@ -367,6 +372,8 @@ impl Stream {
         let Some(Due { mounts, at, is_news }) = self.reports.next(Instant::now()) else {
             return Ok(());
         };
+        // Who has carried out its ban ends soon, and says nothing any more.
+        let last = at.ban_carried_out.then(|| (mounts.clone(), at));
         let taken = if is_news {
             self.catalog.observe(&self.identity, mounts, at).await
         } else {
@@ -375,7 +382,7 @@ impl Stream {
         match taken {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.reports.failed();
+                self.reports.failed(last);
                 self.bear(error)
             }
         }

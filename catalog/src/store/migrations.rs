@@ -64,6 +64,11 @@ macro_rules! sql_migration {
         )]
         #[sea_orm_migration::async_trait::async_trait]
         impl sea_orm_migration::MigrationTrait for Migration {
+            /// On SQLite, too: a migration that was cut off half-way could never be run again.
+            fn use_transaction(&self) -> Option<bool> {
+                Some(true)
+            }
+
             async fn up(&self, manager: &sea_orm_migration::SchemaManager) -> Result<(), sea_orm::DbErr> {
                 super::apply(manager, $sql).await
             }

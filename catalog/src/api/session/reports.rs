@@ -93,6 +93,13 @@ impl Mark {
 }
 
 impl Gist {
+    fn of(mounts: &[ObservedMount], at: ReportedAt) -> Self {
+        Self {
+            mounts: mounts.iter().map(Mark::of).collect(),
+            at,
+        }
+    }
+
     /// Whether nothing is new since `before` but that mounts begin or begin to end, and when it was said.
     fn only_begins_since(&self, before: &Self) -> bool {
         if self.at.ban_carried_out || self.at.holds_still != before.at.holds_still {
@@ -149,10 +156,7 @@ impl Reports {
             ban_carried_out,
         };
         self.settled_revision = revision;
-        let gist = Gist {
-            mounts: mounts.iter().map(Mark::of).collect(),
-            at,
-        };
+        let gist = Gist::of(&mounts, at);
         if self.taken.as_ref() == Some(&gist) {
             self.pending = None;
             self.waits_since = None;
@@ -213,9 +217,19 @@ impl Reports {
         Some(Due { mounts, at, is_news })
     }
 
-    /// The report that was taken last was not written: the same one will be looked at again.
-    pub(super) fn failed(&mut self) {
+    /// The report that was taken last was not written: the same one will be looked at again. One that is never said
+    /// again is given back as `last`.
+    pub(super) fn failed(&mut self, last: Option<(Vec<ObservedMount>, ReportedAt)>) {
         self.taken = None;
+        if let Some((mounts, at)) = last.filter(|_| self.pending.is_none()) {
+            let gist = Gist::of(&mounts, at);
+            self.pending = Some(Pending {
+                mounts,
+                gist,
+                only_begins: false,
+            });
+            self.waits_since = Some(Instant::now());
+        }
     }
 }
 

@@ -61,7 +61,7 @@ async fn a_stream_that_was_followed_by_a_newer_one_writes_nothing_any_more() {
     )
     .await;
     let newest = world.revision().await;
-    stream.take_last_words().await;
+    stream.take_last_words(1).await;
     assert_eq!(world.revision().await, newest);
     drop(newer);
 }

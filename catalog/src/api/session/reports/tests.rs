@@ -41,9 +41,23 @@ fn a_report_that_repeats_the_last_is_not_looked_at_unless_that_failed() {
     assert_eq!(reports.next(Instant::now()).unwrap().at.settled_revision, 3);
     reports.take(same(), NOW);
     assert!(reports.due().is_none());
-    reports.failed();
+    reports.failed(None);
     reports.take(same(), NOW);
     assert!(reports.next(Instant::now()).is_some());
+}
+
+#[test]
+fn what_a_host_says_but_once_is_due_again_when_it_could_not_be_written() {
+    let mut reports = Reports::default();
+    let carried_out = pb::Report {
+        ban_carried_out: true,
+        ..pb::Report::default()
+    };
+    reports.take(carried_out, NOW);
+    let Due { mounts, at, .. } = reports.next(Instant::now()).unwrap();
+    reports.failed(Some((mounts, at)));
+    assert!(reports.due().is_some());
+    assert!(reports.next(Instant::now()).unwrap().at.ban_carried_out);
 }
 
 #[test]
