@@ -18,13 +18,6 @@ pub const CATALOG: Backoff = Backoff {
     max: Duration::from_secs(30),
 };
 
-/// For connections after a change that this host could not write down: its own disk is full, which is nobody else's
-/// trouble, so that it may ask sooner whether there is room again.
-pub const LEDGER: Backoff = Backoff {
-    min: Duration::from_millis(50),
-    max: Duration::from_secs(4),
-};
-
 /// For a mount that cannot be made, or whose worker dies: the first retry is felt by nobody, and a wrong key is
 /// not offered to the store more than twice a minute.
 pub const MOUNT: Backoff = Backoff {

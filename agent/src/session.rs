@@ -24,12 +24,15 @@ use crate::backoff;
 use crate::ban::BanDesk;
 use crate::blocking::blocking;
 use crate::host::Host;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::offline::Offline;
 use crate::status::HostStatus;
 
 /// A session that has lasted this long was a good one: the next attempt begins with the shortest delay.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// How often a host that could not write its ledger looks whether it can.
+const LEDGER_LOOK: Duration = Duration::from_secs(2);
 
 /// What others may know of the session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,7 +141,7 @@ impl Session {
             } else {
                 failures + 1
             };
-            let delay = pause(&ended).delay(failures, self.clock.jitter());
+            let delay = backoff::CATALOG.delay(failures, self.clock.jitter());
             let error = crate::enroll::causes(&ended);
             // The first few are a restart of the catalog; from then on a person should know.
             if failures == 4 {
@@ -153,24 +156,22 @@ impl Session {
             tokio::select! {
                 () = shutdown.cancelled() => return, // cancel-safe: no state
                 () = tokio::time::sleep(delay) => {} // cancel-safe: no state
+                () = self.ledger_is_writable(), if matches!(ended, Ended::Ledger(_)) => {} // cancel-safe: writes what is there
             }
         }
     }
-}
 
-/// How long to wait after such an end.
-fn pause(ended: &Ended) -> backoff::Backoff {
-    match ended {
-        Ended::Ledger(_) => backoff::LEDGER,
-        Ended::Shutdown
-        | Ended::Renewed
-        | Ended::Changed
-        | Ended::ByCatalog
-        | Ended::Gap(_)
-        | Ended::Dial(_)
-        | Ended::Status(_)
-        | Ended::TimedOut(_)
-        | Ended::OutOfTurn(_) => backoff::CATALOG,
+    /// Waits until what is held can be written down again, which costs nobody but this host. A dial would cost the catalog
+    /// everything that this host is to mount, and thousands of hosts may have the same trouble at the same time.
+    async fn ledger_is_writable(&self) {
+        loop {
+            tokio::time::sleep(LEDGER_LOOK).await;
+            let ledger = Arc::clone(&self.ledger);
+            let written = blocking(move || ledger.change(|held| Ok::<_, LedgerError>(held.clone()))).await;
+            if written.is_ok() {
+                return;
+            }
+        }
     }
 }
 

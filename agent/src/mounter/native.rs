@@ -205,9 +205,9 @@ impl Mounter {
                 })?;
             }
         }
-        self.tidy_staging(record.cache_of(), Some(record.assignment_uid));
         // Nobody goes on with it; who waits for an answer gets an error now.
         self.keeper.forget(about.uid);
+        self.tidy_staging(record.cache_of(), Some(record.assignment_uid));
         // What a lingering worker has left behind is its own folder no more.
         if record.phase == Phase::Detached || self.is_anothers(about.uid, &record.path)? {
             return Ok(None);

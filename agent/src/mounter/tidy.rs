@@ -33,9 +33,6 @@ impl Mounter {
                 return;
             }
         };
-        let in_use = records
-            .values()
-            .any(|record| record.cache_of() == cache_of && record.worker.is_alive());
         let (over, others): (Vec<_>, Vec<_>) = records
             .into_values()
             .partition(|record| Some(record.assignment_uid) == over);
@@ -55,13 +52,15 @@ impl Mounter {
                 self.drop_table(cache_of, succession);
             }
         }
-        if in_use {
-            // Also an empty folder: a program of others makes its files there and never the folder again.
-            return;
-        }
         // Unless something is kept for a person.
         let _ = std::fs::remove_dir(staging);
-        let _ = std::fs::remove_dir(cache);
+        // An empty folder may be all that a program of others has: it makes its files there, and never the folder again.
+        // Whether one is alive of which no record tells is known only where all have ended.
+        let in_use = others.iter().any(|record| record.cache_of() == cache_of)
+            || over.iter().any(|record| record.worker.is_alive());
+        if have_ended || (!over.is_empty() && !in_use) {
+            let _ = std::fs::remove_dir(cache);
+        }
     }
 
     /// Tidies up in all cache folders. Where all programs `have_ended`, those that are on their way out are waited for.

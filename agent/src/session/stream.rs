@@ -201,7 +201,8 @@ impl Session {
                 Event::Renewed => {
                     // A stream that is good for a while yet is obeyed while the next one's connection is made. A dial for
                     // a certificate that is the last but one is given up.
-                    dials.abort_all();
+                    // Dropped, it aborts a dial with the certificate before, and forgets one that has just succeeded.
+                    dials = JoinSet::new();
                     leaves_at = Instant::now() + life(self.clock.jitter());
                     let (tls, endpoint) = (Arc::clone(&self.tls), self.host.endpoint.clone());
                     dials.spawn(dial(tls, endpoint, self.clock.clone()));

@@ -196,7 +196,7 @@ impl Agent {
                     report_due = Instant::now() + heartbeat.mul_f64(self.clock.jitter());
                 }
                 Event::Renewed => {
-                    dials.abort_all();
+                    dials = JoinSet::new();
                     leaves_at = Instant::now() + life(self.clock.jitter());
                     let (tls, endpoint) = (Arc::clone(&member.tls), self.join.endpoint.clone());
                     dials.spawn(dial(tls, self.source().into(), endpoint, self.clock.clone()));
