@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mooring_tests::programs::{long, program};
+use mooring_tests::world::Mounted;
 use mooring_tests::{Host, World, eventually, mounts};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -290,6 +291,16 @@ fn install_own_program(host: &mut Host) -> PathBuf {
     writeln!(config, "mooring_fs = {installed:?}").unwrap();
     host.start();
     installed
+}
+
+/// A host with two mounts, `lake` and `pond`, that are served by a program of its own.
+fn two_mounts(world: &mut World) -> (Host, PathBuf, [Mounted; 2]) {
+    let mut host = world.host();
+    let installed = install_own_program(&mut host);
+    let lake = world.activate(&host);
+    world.connector("ml", "pond", "--mode read-write");
+    let pond = world.activate_connector(&host, "ml", "pond");
+    (host, installed, [lake, pond])
 }
 
 /// Puts a copy of `program` in the place of `installed`, as packages do: another file by rename.

@@ -44,6 +44,9 @@ const MOUNT_POLL: Duration = Duration::from_millis(5);
 /// How long a program may take to end after its mount has failed or was taken away in an orderly way.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a program whose mount has failed may take to end and say why.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// As much of a program's output as is searched for the cause of a failed start.
 const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -425,6 +428,13 @@ fn await_mount(program: Foreign, process: Process, path: &Path, output: &Output<
         std::thread::sleep(MOUNT_POLL);
     }
     let answer = look_into(program, path, MOUNT_TIMEOUT.saturating_sub(begun.elapsed()));
+    if program == Foreign::S3fs && answer != Some(Ok(())) {
+        // What is wrong it writes when it ends, which it does by itself if the store has refused something.
+        let asked = Instant::now();
+        while process.is_alive() && asked.elapsed() < LAST_WORDS_TIMEOUT {
+            std::thread::sleep(MOUNT_POLL);
+        }
+    }
     if let Some(failed) = s3fs::failure(&output.text()).filter(|_| program == Foreign::S3fs) {
         return Err(failed);
     }

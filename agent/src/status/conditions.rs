@@ -203,10 +203,14 @@ fn not_answering(facts: &Facts<'_>) -> String {
             "the mount hangs: it does not answer in time. Its worker is process {pid}; if this lasts, end that: kill -9 {pid}. \
              Another worker goes on with open files and with what waits for its upload"
         ),
-        (
-            _,
-            Succession::Possible | Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_),
-        ) => "the mount does not answer in time; if this lasts, restart it".to_owned(),
+        (Some(pid), Succession::KernelTooOld(_) | Succession::NotKept | Succession::Alone(_)) => format!(
+            "the mount does not answer in time. The program that serves it is process {pid}; if this lasts, end that: kill -9 \
+             {pid}. It is mounted anew, and what is open in it is lost"
+        ),
+        (None, _) => format!(
+            "the mount does not answer in time; if this lasts, take it away, and it is mounted anew: umount --lazy {}",
+            facts.path.display()
+        ),
     }
 }
 

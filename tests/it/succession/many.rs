@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mooring_tests::disk::SmallDisk;
+use mooring_tests::eventually;
 use mooring_tests::folder::scratch;
 use mooring_tests::programs::rounds;
 use mooring_tests::store::Store;
@@ -109,9 +110,16 @@ fn a_kernel_that_knows_more_names_than_there_is_room_for_lets_go_of_those_that_n
     writer.write_all(b" and after").unwrap();
     drop((writer, used));
     assert_eq!(store.get("used/written").unwrap(), b"before and after");
-    let kibibytes = kibibytes_in(&scratch.path().join("succession"));
-    println!("{names} names looked at: {kibibytes} KiB for the successor");
-    assert!(kibibytes < 8 << 10);
+    let left = kibibytes_in(&scratch.path().join("succession"));
+    // Whoever dies while the kernel still lets go leaves that to the next one, which begins with it when something is used.
+    let (_, kibibytes) = eventually("the table is within its share", Duration::from_secs(30), || {
+        drop(File::open(keeper.at("used/written")).unwrap());
+        match kibibytes_in(&scratch.path().join("succession")) {
+            within if within < 8 << 10 => Ok(within),
+            beyond => Err(format!("{beyond} KiB")),
+        }
+    });
+    println!("{names} names looked at: {left} KiB for the successor, soon {kibibytes} KiB");
     keeper.unmount();
     drop(disk);
 }

@@ -10,7 +10,7 @@ use mooring_tests::programs::program;
 use mooring_tests::{Holder, World, eventually};
 use rustix::process::Signal;
 
-use super::{install_own_program, mount_identity, put_in_place};
+use super::{install_own_program, mount_identity, put_in_place, two_mounts};
 
 /// Ends the program by a signal at the first byte that it writes to a file: it greets and prepares before that.
 const DIES_AT_THE_FIRST_WRITE: &str = "ulimit -f 0";
@@ -49,11 +49,7 @@ fn an_upgrade_whose_first_successor_dies_after_the_old_workers_end_is_noticed_by
 fn a_program_that_fails_after_it_has_ended_a_worker_meets_one_mount_and_not_all() {
     let mut world = World::start();
     world.store.put("kept.txt", "kept");
-    let mut host = world.host();
-    let installed = install_own_program(&mut host);
-    let lake = world.activate(&host);
-    world.connector("ml", "pond", "--mode read-write");
-    let pond = world.activate_connector(&host, "ml", "pond");
+    let (host, installed, [lake, pond]) = two_mounts(&mut world);
     let both = [&lake.path, &pond.path];
     let identities = both.map(|path| mount_identity(path));
     let workers = both.map(|path| host.worker_of(path));

@@ -12,7 +12,7 @@ use mooring_tests::programs::program;
 use mooring_tests::{Holder, Host, World, eventually};
 use rustix::process::Signal;
 
-use super::{install_own_program, kill, mount_identity, put_in_place};
+use super::{install_own_program, kill, mount_identity, put_in_place, two_mounts};
 
 #[test]
 fn a_mount_of_which_the_run_folder_tells_nothing_any_more_is_made_anew_when_its_worker_dies() {
@@ -51,11 +51,7 @@ fn a_mount_of_which_the_run_folder_tells_nothing_any_more_is_made_anew_when_its_
 fn an_upgrade_to_a_program_that_cannot_go_on_with_a_mount_ends_no_worker() {
     let mut world = World::start();
     world.store.put("kept.txt", "kept");
-    let mut host = world.host();
-    let installed = install_own_program(&mut host);
-    let lake = world.activate(&host);
-    world.connector("ml", "pond", "--mode read-write");
-    let pond = world.activate_connector(&host, "ml", "pond");
+    let (host, installed, [lake, pond]) = two_mounts(&mut world);
     let both = [&lake.path, &pond.path];
     let identities = both.map(|path| mount_identity(path));
     let workers = both.map(|path| host.worker_of(path));
@@ -95,11 +91,7 @@ fn an_upgrade_to_a_program_that_cannot_go_on_with_a_mount_ends_no_worker() {
 #[test]
 fn a_refused_upgrade_does_not_outlive_the_mount_that_has_refused_it() {
     let mut world = World::start();
-    let mut host = world.host();
-    let installed = install_own_program(&mut host);
-    let lake = world.activate(&host);
-    world.connector("ml", "pond", "--mode read-write");
-    let pond = world.activate_connector(&host, "ml", "pond");
+    let (host, installed, [lake, pond]) = two_mounts(&mut world);
     let both = [&lake.path, &pond.path];
     let identities = both.map(|path| mount_identity(path));
     let tables = both.map(|path| Table::of(&host, path));
