@@ -3,6 +3,7 @@
 
 mod callers;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use mooring_proto::local::v1 as pb;
 use mooring_proto::local::v1::local_service_server::{LocalService, LocalServiceServer};
+use mooring_proto::v1::MountState;
 use time::OffsetDateTime;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -155,7 +157,7 @@ impl LocalService for Sources {
             .get::<UdsConnectInfo>()
             .and_then(|connection| connection.peer_cred)
             .ok_or_else(|| Status::unauthenticated("the kernel does not say who is calling"))?;
-        let mounts: Vec<MountStatus> = self.status.borrow().mounts.values().cloned().collect();
+        let mounts = of_each_path(self.status.borrow().mounts.values().cloned().collect());
         let (uid, gid) = (peer.uid(), peer.gid());
         // The user database may be a directory service far away.
         let turn = LOOK_UPS
@@ -174,6 +176,18 @@ impl LocalService for Sources {
     }
 }
 
+/// Without those that are gone from a path at which something is again: they are told on for the catalog's sake.
+fn of_each_path(mut mounts: Vec<MountStatus>) -> Vec<MountStatus> {
+    let is_gone = |mount: &MountStatus| mount.state == MountState::Unmounted;
+    let there: BTreeSet<_> = mounts
+        .iter()
+        .filter(|mount| !is_gone(mount))
+        .map(|mount| mount.path.clone())
+        .collect();
+    mounts.retain(|mount| !is_gone(mount) || !there.contains(&mount.path));
+    mounts
+}
+
 /// Root sees all; everyone else the mounts of his groups.
 fn visible(mounts: Vec<MountStatus>, is_member: impl Fn(&str) -> bool, uid: u32) -> Vec<MountStatus> {
     mounts
@@ -186,7 +200,7 @@ fn visible(mounts: Vec<MountStatus>, is_member: impl Fn(&str) -> bool, uid: u32)
 mod tests {
     use super::*;
     use crate::desired::About;
-    use mooring_proto::v1::{Backend, Mode, MountState};
+    use mooring_proto::v1::{Backend, Mode};
     use uuid::Uuid;
 
     fn mount(group: Option<&str>) -> MountStatus {
@@ -207,6 +221,27 @@ mod tests {
             conditions: vec![],
             mount_time: None,
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_told_unless_something_is_there_again() {
+        let gone = |path: &str| MountStatus {
+            state: MountState::Unmounted,
+            path: path.into(),
+            ..mount(None)
+        };
+        let told = of_each_path(vec![gone("/m"), mount(None), gone("/other")]);
+        let told: Vec<_> = told
+            .iter()
+            .map(|mount| (mount.path.to_str(), mount.state))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Some("/m"), MountState::Mounted),
+                (Some("/other"), MountState::Unmounted)
+            ]
+        );
     }
 
     #[test]

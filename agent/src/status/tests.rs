@@ -316,16 +316,17 @@ fn a_crash_loop_is_a_condition_with_the_last_words() {
 }
 
 #[test]
-fn a_mount_that_hangs_names_the_worker_to_end_if_another_one_can_go_on() {
+fn a_mount_that_hangs_names_the_program_to_end_and_what_that_costs() {
     let (order, record) = (order(|_| {}), record());
     let hung = Probe {
         worker: Err("its worker does not answer".into()),
         mount: None,
     };
     let mut facts = facts(&order, Seen::Mounted(&record), Some(&hung));
-    assert!(describe(&facts).conditions[2].message.contains("kill -9 1"));
+    let said = |facts: &Facts<'_>| describe(facts).conditions[2].message.clone();
+    assert!(said(&facts).contains("kill -9 1") && said(&facts).contains("goes on with open files"));
     facts.succession = Succession::NotKept;
-    assert!(!describe(&facts).conditions[2].message.contains("kill"));
+    assert!(said(&facts).contains("kill -9 1") && said(&facts).contains("what is open in it is lost"));
 }
 
 #[test]
