@@ -87,6 +87,7 @@ impl Kind {
         }
     }
 
+    /// Where its program is; a local directory needs none.
     fn program(self) -> PathBuf {
         use mooring_tests::programs::{program, tool_path};
         match self {
@@ -94,7 +95,7 @@ impl Kind {
             Kind::Geesefs => tool_path("bin/geesefs"),
             Kind::S3fs => PathBuf::from("/usr/bin/s3fs"),
             Kind::Rclone => tool_path("python/bin/rclone"),
-            Kind::Local => PathBuf::from("/"),
+            Kind::Local => PathBuf::new(),
         }
     }
 }
@@ -114,28 +115,24 @@ impl Peer {
         })
     }
 
-    /// Mounts the bucket's `folder` at `path`; `cache` is a folder of its own, which it may find as it left it.
-    pub(crate) fn mount(
-        &self,
-        store: &Store,
-        folder: &str,
-        path: &Path,
-        cache: &Path,
-    ) -> anyhow::Result<Mounted> {
+    /// Mounts the bucket's folder `data`. All that it keeps lies in `own`, where it may find what it has left; of a local
+    /// directory these are the files themselves.
+    pub(crate) fn mount(&self, store: &Store, data: &str, own: &Path) -> anyhow::Result<Mounted> {
+        let (path, cache) = (&own.join("mount"), &own.join("cache"));
         std::fs::create_dir_all(path)?;
         std::fs::create_dir_all(cache)?;
         let command = match self.kind {
             Kind::Local => {
                 return Ok(Mounted {
-                    path: cache.join(folder),
+                    path: own.join(data),
                     process: None,
                     _watch: None,
                 });
             }
-            Kind::Mooring => self.mooring(store, folder, path, cache),
-            Kind::Geesefs => self.geesefs(store, folder, path),
-            Kind::S3fs => self.s3fs(store, folder, path, cache)?,
-            Kind::Rclone => self.rclone(store, folder, path, cache),
+            Kind::Mooring => self.mooring(store, data, path, cache),
+            Kind::Geesefs => self.geesefs(store, data, path),
+            Kind::S3fs => self.s3fs(store, data, path, cache)?,
+            Kind::Rclone => self.rclone(store, data, path, cache),
         };
         let process = Process::start(self.kind.name(), cache, command);
         let watch = watch(process.pid());
@@ -230,11 +227,17 @@ impl Mounted {
         &self.path
     }
 
-    /// What the program that serves it has used.
-    pub(crate) fn usage(&self) -> Usage {
+    fn usage(&self) -> Usage {
         self.process
             .as_ref()
             .map_or_else(Usage::default, |process| Usage::of(process.pid()))
+    }
+
+    /// Does something with it, and tells what the program that serves it has used for that.
+    pub(crate) fn metered<T>(&self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Usage)> {
+        let before = self.usage();
+        let done = work()?;
+        Ok((done, self.usage().since(before)))
     }
 
     /// Kills it; what it keeps on disk stays as it is.

@@ -27,15 +27,13 @@ pub(crate) fn listing(rows: &[&Row]) -> String {
 /// What was measured: medians, how far rounds lie apart, and how many times better than the best rival ours is.
 pub(crate) fn table(all: &[Measured]) -> String {
     let mut table = plain();
-    let mut header = vec![
-        "#".to_owned(),
-        "ROW".to_owned(),
-        "PROFILE".to_owned(),
-        "UNIT".to_owned(),
-    ];
-    header.extend(Kind::ALL.map(|kind| kind.name().to_owned()));
-    header.extend(["BARE CLIENT", "RATIO", "TARGET", ""].map(str::to_owned));
-    table.set_header(header);
+    let kinds = Kind::ALL.map(Kind::name);
+    table.set_header(["#", "ROW", "PROFILE", "UNIT"].into_iter().chain(kinds).chain([
+        "BARE CLIENT",
+        "RATIO",
+        "TARGET",
+        "",
+    ]));
     for measured in all {
         let mut cells = vec![
             measured.number.to_string(),
@@ -62,10 +60,9 @@ pub(crate) fn table(all: &[Measured]) -> String {
 /// What it took: CPU seconds and peak memory of the process that serves the mount, medians.
 pub(crate) fn resources(all: &[Measured]) -> String {
     let mut table = plain();
-    let mut header = vec!["#".to_owned(), "CPU-S, MIB".to_owned(), "PROFILE".to_owned()];
     let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Local);
-    header.extend(kinds.clone().map(|kind| kind.name().to_owned()));
-    table.set_header(header);
+    let names = kinds.clone().map(Kind::name);
+    table.set_header(["#", "CPU-S, MIB", "PROFILE"].into_iter().chain(names));
     for measured in all {
         let mut cells = vec![
             measured.number.to_string(),
@@ -73,14 +70,13 @@ pub(crate) fn resources(all: &[Measured]) -> String {
             measured.profile.name().to_owned(),
         ];
         cells.extend(kinds.clone().map(|kind| {
-            let figures = measured.peers.get(&kind);
-            let cpu = figures.and_then(|figures| figures.median_of(|sample| Some(sample.usage.cpu_seconds)));
-            let rss = figures
-                .and_then(|figures| figures.median_of(|sample| Some(sample.usage.peak_rss_bytes as f64)));
-            match (cpu, rss) {
-                (Some(cpu), Some(rss)) => format!("{cpu:.2}, {:.0}", rss / f64::from(1 << 20)),
-                (None, _) | (_, None) => String::new(),
-            }
+            measured.peers.get(&kind).map_or_else(String::new, |figures| {
+                let cpu = figures.median_of(|sample| sample.usage.cpu_seconds);
+                let rss = figures.median_of(|sample| sample.usage.peak_rss_bytes as f64);
+                cpu.zip(rss).map_or_else(String::new, |(cpu, rss)| {
+                    format!("{cpu:.2}, {:.0}", rss / f64::from(1 << 20))
+                })
+            })
         }));
         table.add_row(cells);
     }

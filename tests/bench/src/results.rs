@@ -130,7 +130,7 @@ impl Measured {
 impl Figures {
     /// The middle one.
     pub(crate) fn median(&self) -> Option<f64> {
-        median(self.samples.iter().map(|sample| sample.value).collect())
+        self.median_of(|sample| sample.value)
     }
 
     /// The widest distance of a round from the median, as a share of it.
@@ -141,8 +141,8 @@ impl Figures {
     }
 
     /// The middle one of another figure.
-    pub(crate) fn median_of(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
-        median(self.samples.iter().filter_map(figure).collect())
+    pub(crate) fn median_of(&self, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
+        median(self.samples.iter().map(figure).collect())
     }
 }
 

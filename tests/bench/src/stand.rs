@@ -25,13 +25,8 @@ pub(crate) struct Stand<'a> {
 impl Stand<'_> {
     /// Mounts the row's folder: without caches the first time, with what it has left the next times.
     pub(crate) fn mount(&self) -> anyhow::Result<Mounted> {
-        let path = self.folder.join("mount");
-        let cache = match self.peer.kind {
-            crate::peer::Kind::Local => self.folder.clone(),
-            _ => self.folder.join("cache"),
-        };
         self.peer
-            .mount(&self.server.store, self.data.folder, &path, &cache)
+            .mount(&self.server.store, self.data.folder, &self.folder)
             .with_context(|| format!("{} does not mount", self.peer.kind.name()))
     }
 

@@ -49,14 +49,12 @@ pub(crate) const SECOND: Row = Row {
 };
 
 fn timed(mount: &Mounted, data: Data) -> anyhow::Result<Sample> {
-    let before = mount.usage();
-    let begun = Instant::now();
-    epoch(mount.path(), data)?;
-    let took = begun.elapsed();
-    Ok(Sample::new(
-        data.count as f64 / took.as_secs_f64(),
-        mount.usage().since(before),
-    ))
+    let (took, usage) = mount.metered(|| {
+        let begun = Instant::now();
+        epoch(mount.path(), data)?;
+        Ok(begun.elapsed())
+    })?;
+    Ok(Sample::new(data.count as f64 / took.as_secs_f64(), usage))
 }
 
 /// Each reader takes its share of a walk over all files that meets each once.

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::data::Data;
+use crate::peer::Mounted;
 use crate::row::{Better, Quick, Row, Sample};
-use crate::stand::drop_caches;
+use crate::stand::{Stand, drop_caches};
 
 const FLAT: Data = Data {
     folder: "flat",
@@ -25,13 +26,7 @@ pub(crate) const COLD: Row = Row {
     besides: "first entry within 150 ms with p2",
     local: false,
     ceiling: false,
-    measure: |stand| {
-        drop_caches()?;
-        let mount = stand.mount()?;
-        let before = mount.usage();
-        let listed = list(mount.path(), stand.data.count, false)?;
-        Ok(listed.sample(mount.usage().since(before)))
-    },
+    measure: |stand| cold(stand, Long::No),
 };
 
 pub(crate) const LONG_COLD: Row = Row {
@@ -40,13 +35,7 @@ pub(crate) const LONG_COLD: Row = Row {
     about: "ls -l of the same",
     factors: [1.5, 5.0],
     besides: "",
-    measure: |stand| {
-        drop_caches()?;
-        let mount = stand.mount()?;
-        let before = mount.usage();
-        let listed = list(mount.path(), stand.data.count, true)?;
-        Ok(listed.sample(mount.usage().since(before)))
-    },
+    measure: |stand| cold(stand, Long::Yes),
     ..COLD
 };
 
@@ -59,10 +48,8 @@ pub(crate) const WARM: Row = Row {
     besides: "within 30 ms",
     measure: |stand| {
         let mount = stand.mount()?;
-        list(mount.path(), stand.data.count, false)?;
-        let before = mount.usage();
-        let listed = list(mount.path(), stand.data.count, false)?;
-        let usage = mount.usage().since(before);
+        list(mount.path(), stand.data.count, Long::No)?;
+        let (listed, usage) = mount.metered(|| list(mount.path(), stand.data.count, Long::No))?;
         Ok(Sample::new(listed.whole.as_secs_f64() * 1000.0, usage))
     },
     ..COLD
@@ -76,12 +63,9 @@ pub(crate) const RESTART: Row = Row {
     besides: "",
     measure: |stand| {
         let mount = stand.mount()?;
-        list(mount.path(), stand.data.count, false)?;
+        list(mount.path(), stand.data.count, Long::No)?;
         mount.kill();
-        let mount = stand.mount()?;
-        let before = mount.usage();
-        let listed = list(mount.path(), stand.data.count, false)?;
-        Ok(listed.sample(mount.usage().since(before)))
+        timed(&stand.mount()?, stand.data, Long::No)
     },
     ..COLD
 };
@@ -106,28 +90,44 @@ struct Listed {
     first: Duration,
 }
 
-impl Listed {
-    fn sample(&self, usage: crate::usage::Usage) -> Sample {
-        Sample::new(self.whole.as_secs_f64(), usage).with("first entry ms", self.first.as_secs_f64() * 1000.0)
-    }
+/// Whether each entry is looked at, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Long {
+    No,
+    Yes,
+}
+
+fn cold(stand: &Stand<'_>, long: Long) -> anyhow::Result<Sample> {
+    drop_caches()?;
+    timed(&stand.mount()?, stand.data, long)
+}
+
+/// Lists everything, and tells how long that takes.
+fn timed(mount: &Mounted, data: Data, long: Long) -> anyhow::Result<Sample> {
+    let (listed, usage) = mount.metered(|| list(mount.path(), data.count, long))?;
+    let sample = Sample::new(listed.whole.as_secs_f64(), usage);
+    Ok(sample.with("first entry ms", listed.first.as_secs_f64() * 1000.0))
 }
 
 /// Lists a folder as `ls -f` does, or as `ls -l` does; all names must be there, none twice.
-fn list(path: &Path, count: u64, long: bool) -> anyhow::Result<Listed> {
+fn list(path: &Path, count: u64, long: Long) -> anyhow::Result<Listed> {
     let begun = Instant::now();
     let mut first = None;
-    let mut names = std::collections::HashSet::with_capacity(count as usize);
+    let mut names = Vec::with_capacity(count as usize);
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         first.get_or_insert_with(|| begun.elapsed());
-        if long {
+        if long == Long::Yes {
             entry.metadata()?;
         }
-        let name = entry.file_name();
-        anyhow::ensure!(!names.contains(&name), "{} came twice", name.display());
-        names.insert(name);
+        names.push(entry.file_name());
     }
     let whole = begun.elapsed();
+    // Whoever lists does not compare.
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        anyhow::bail!("{} came twice", twice[0].display());
+    }
     anyhow::ensure!(
         names.len() as u64 == count,
         "{} names instead of {count}",

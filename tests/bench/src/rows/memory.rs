@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use crate::data::{Data, is_right};
 use crate::row::{Better, Quick, Row, Sample};
@@ -30,27 +31,29 @@ pub(crate) const MANY: Row = Row {
     measure: |stand| {
         drop_caches()?;
         let mount = stand.mount()?;
-        let before = mount.usage();
-        let folder = mount.path();
-        std::thread::scope(|scope| {
-            let readers: Vec<_> = (0..stand.data.count)
-                .map(|number| {
-                    scope.spawn(move || {
-                        let file = File::open(folder.join(Data::name(number)))?;
-                        let mut block = vec![0; BLOCK_BYTES];
-                        for at in (0..BYTES_EACH).step_by(BLOCK_BYTES) {
-                            file.read_exact_at(&mut block, at)?;
-                            anyhow::ensure!(is_right(&block, at), "a wrong byte near {at}");
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            readers
-                .into_iter()
-                .try_for_each(|reader| reader.join().expect("no reader panics"))
-        })?;
-        let usage = mount.usage().since(before);
+        let ((), usage) = mount.metered(|| read_beginnings(mount.path(), stand.data.count))?;
         Ok(Sample::new(usage.peak_rss_bytes as f64 / (1 << 20) as f64, usage))
     },
 };
+
+/// Each file has a reader of its own, who reads its first bytes.
+fn read_beginnings(folder: &Path, count: u64) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..count)
+            .map(|number| scope.spawn(move || read_beginning(&folder.join(Data::name(number)))))
+            .collect();
+        readers
+            .into_iter()
+            .try_for_each(|reader| reader.join().expect("no reader panics"))
+    })
+}
+
+fn read_beginning(path: &Path) -> anyhow::Result<()> {
+    let file = File::open(path)?;
+    let mut block = vec![0; BLOCK_BYTES];
+    for at in (0..BYTES_EACH).step_by(BLOCK_BYTES) {
+        file.read_exact_at(&mut block, at)?;
+        anyhow::ensure!(is_right(&block, at), "a wrong byte near {at}");
+    }
+    Ok(())
+}

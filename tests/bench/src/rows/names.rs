@@ -19,16 +19,14 @@ pub(crate) const ONE: Row = Row {
     measure: |stand| {
         drop_caches()?;
         let mount = stand.mount()?;
-        let before = mount.usage();
         let path = mount.path().join(Data::name(stand.data.count / 2));
-        let begun = Instant::now();
-        let found = std::fs::metadata(path).context("the name is not there")?;
-        let took = begun.elapsed();
+        let ((found, took), usage) = mount.metered(|| {
+            let begun = Instant::now();
+            let found = std::fs::metadata(path).context("the name is not there")?;
+            Ok((found, begun.elapsed()))
+        })?;
         anyhow::ensure!(found.len() == stand.data.size, "its size is {}", found.len());
-        Ok(Sample::new(
-            took.as_secs_f64() * 1000.0,
-            mount.usage().since(before),
-        ))
+        Ok(Sample::new(took.as_secs_f64() * 1000.0, usage))
     },
     ..listing::MILLION
 };
@@ -52,17 +50,15 @@ pub(crate) const MISSING: Row = Row {
             entry?;
         }
         let count = stand.scaled(MISSING_NAMES);
-        let before = mount.usage();
-        let begun = Instant::now();
-        for number in 0..count {
-            let path = mount.path().join(format!("missing-{number}"));
-            anyhow::ensure!(!path.exists(), "a name is there that nobody has made");
-        }
-        let took = begun.elapsed();
-        Ok(Sample::new(
-            count as f64 / took.as_secs_f64(),
-            mount.usage().since(before),
-        ))
+        let (took, usage) = mount.metered(|| {
+            let begun = Instant::now();
+            for number in 0..count {
+                let path = mount.path().join(format!("missing-{number}"));
+                anyhow::ensure!(!path.exists(), "a name is there that nobody has made");
+            }
+            Ok(begun.elapsed())
+        })?;
+        Ok(Sample::new(count as f64 / took.as_secs_f64(), usage))
     },
     ..listing::COLD
 };

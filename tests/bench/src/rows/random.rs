@@ -31,9 +31,8 @@ pub(crate) const WARM: Row = Row {
     measure: |stand| {
         let mount = stand.mount()?;
         read_all(mount.path(), stand.data)?;
-        let before = mount.usage();
-        let pieces = read_pieces(stand, mount.path(), 4 << 10)?;
-        Ok(pieces.sample(mount.usage().since(before)))
+        let (pieces, usage) = mount.metered(|| read_pieces(stand, mount.path(), 4 << 10))?;
+        Ok(pieces.sample(usage))
     },
 };
 
@@ -55,9 +54,8 @@ pub(crate) const COLD: Row = Row {
         drop_caches()?;
         let mount = stand.mount()?;
         stand.server.forget();
-        let before = mount.usage();
-        let pieces = read_pieces(stand, mount.path(), 128 << 10)?;
-        let sample = pieces.sample(mount.usage().since(before));
+        let (pieces, usage) = mount.metered(|| read_pieces(stand, mount.path(), 128 << 10))?;
+        let sample = pieces.sample(usage);
         Ok(match stand.server.bytes_sent() {
             Some(sent) => sample.with("fetched per byte read", sent as f64 / pieces.bytes as f64),
             None => sample,

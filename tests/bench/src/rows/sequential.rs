@@ -69,11 +69,11 @@ fn cold(stand: &Stand<'_>) -> anyhow::Result<Sample> {
 
 /// Reads everything, and tells how fast.
 fn timed(mount: &Mounted, data: Data) -> anyhow::Result<Sample> {
-    let before = mount.usage();
-    let begun = Instant::now();
-    read_all(mount.path(), data)?;
-    let took = begun.elapsed();
-    let usage = mount.usage().since(before);
+    let (took, usage) = mount.metered(|| {
+        let begun = Instant::now();
+        read_all(mount.path(), data)?;
+        Ok(begun.elapsed())
+    })?;
     let bytes = (data.count * data.size) as f64;
     Ok(Sample::new(bytes / 1e6 / took.as_secs_f64(), usage)
         .with("CPU-s per GB", usage.cpu_seconds / (bytes / 1e9)))
