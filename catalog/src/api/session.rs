@@ -107,21 +107,7 @@ impl pb::session_service_server::SessionService for Api {
             "a host has connected"
         );
         let (queue, outgoing) = mpsc::channel(QUEUE_MESSAGES);
-        let stream = Stream {
-            woken,
-            open,
-            banned: false,
-            reports: Reports::default(),
-            pace: Pace::new(Instant::now()),
-            answers_left: 0,
-            told: 0,
-            looked: 0,
-            offline_max: None,
-            look_again: None,
-            catalog: self.catalog.clone(),
-            identity,
-            queue,
-        };
+        let stream = Stream::new(self.catalog.clone(), identity, open, woken, queue);
         let welcome = encode::welcome(greeting);
         self.catalog
             .streams
@@ -173,6 +159,31 @@ enum Ended {
 }
 
 impl Stream {
+    /// One on which nothing was said yet.
+    fn new(
+        catalog: Arc<Catalog>,
+        identity: Identity,
+        open: OpenStream,
+        woken: watch::Receiver<i64>,
+        queue: mpsc::Sender<Result<pb::ConnectResponse, Status>>,
+    ) -> Self {
+        Self {
+            catalog,
+            identity,
+            open,
+            woken,
+            queue,
+            reports: Reports::default(),
+            pace: Pace::new(Instant::now()),
+            answers_left: 0,
+            told: 0,
+            looked: 0,
+            offline_max: None,
+            banned: false,
+            look_again: None,
+        }
+    }
+
     async fn serve(
         mut self,
         welcome: pb::Welcome,

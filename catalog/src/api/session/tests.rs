@@ -17,21 +17,8 @@ async fn stream() -> (World, TestHost, Stream, Outgoing) {
     let now = catalog.clock.now();
     let open = catalog.streams.open(identity.uid, Seat::default(), now);
     let (queue, outgoing) = mpsc::channel(1);
-    let stream = Stream {
-        woken: catalog.store.orders_of(identity.uid),
-        open: open.ok().unwrap(),
-        banned: false,
-        reports: Reports::default(),
-        pace: Pace::new(Instant::now()),
-        answers_left: 0,
-        told: 0,
-        looked: 0,
-        offline_max: None,
-        look_again: None,
-        catalog,
-        identity,
-        queue,
-    };
+    let (open, woken) = (open.ok().unwrap(), catalog.store.orders_of(identity.uid));
+    let stream = Stream::new(catalog, identity, open, woken, queue);
     (world, host, stream, outgoing)
 }
 
