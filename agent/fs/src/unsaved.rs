@@ -273,8 +273,26 @@ fn has_suffix(path: &Path, suffix: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A new file that was written to and never uploaded.
+    pub(crate) fn edit_of(id: u128, size: u64) -> record::Edit {
+        record::Edit {
+            id,
+            size,
+            base: None,
+            visible: 0,
+            added: Vec::new(),
+            fetched: false,
+            generation: 3,
+            committed: 0,
+            opened: 12,
+            lost_at: None,
+            copy: None,
+            tried: true,
+        }
+    }
 
     fn note(id: u128) -> Note {
         let place = Place {
@@ -284,18 +302,10 @@ mod tests {
             path_style: true,
         };
         let edit = record::Edit {
-            id,
-            size: 7,
             base: Some("\"etag\"".to_owned()),
             visible: 7,
             added: vec![0..3, 5..7],
-            fetched: false,
-            generation: 3,
-            committed: 0,
-            opened: 12,
-            lost_at: None,
-            copy: None,
-            tried: true,
+            ..edit_of(id, 7)
         };
         let carries = Carries {
             metadata: Some([("who".to_owned(), "ünï".to_owned())].into()),

@@ -4,24 +4,17 @@ use super::*;
 use crate::store::memory::MemoryStore;
 use crate::succession::record;
 use crate::unsaved::Carries;
+use crate::unsaved::tests::edit_of;
 use crate::writer::staging::METADATA_COMMIT;
 
 /// A file that was to become `f`, over this version.
 fn noted(folder: &Path, text: &str, base: Option<&str>, carries: Carries) -> (PathBuf, Note) {
     let size = text.len() as u64;
     let edit = record::Edit {
-        id: 7,
-        size,
         base: base.map(str::to_owned),
         visible: base.map_or(0, |_| size),
         added: base.map(|_| 0..size).into_iter().collect(),
-        fetched: false,
-        generation: 3,
-        committed: 0,
-        opened: 12,
-        lost_at: None,
-        copy: None,
-        tried: true,
+        ..edit_of(7, size)
     };
     let place = Place {
         endpoint: None,
