@@ -12,7 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::network::Namespace;
 use crate::process::Process;
 use crate::programs::tool;
-use crate::{eventually, packages};
+use crate::{eventually, mounts, packages};
 
 /// From power-on to all units started, on a busy machine with two cores.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -186,9 +186,7 @@ impl Machine {
         let what = format!("{path} is mounted on {}", self.name);
         eventually(&what, Duration::from_secs(30), || {
             self.mount_line(path).ok_or("nothing is mounted there")?;
-            std::fs::read_dir(self.path(path))
-                .map(drop)
-                .map_err(|error| error.to_string())
+            mounts::answers(&self.path(path))
         });
     }
 

@@ -23,6 +23,15 @@ pub fn is_mounted(folder: &Path) -> bool {
     mounts_below(folder).iter().any(|path| path == folder)
 }
 
+/// Whether whoever serves the mount at `folder` answers, and lists it. Opening the folder alone says nothing: where a
+/// filesystem has no use for opens, the kernel does not ask it, and so it opens a dead mount, too.
+pub fn answers(folder: &Path) -> Result<(), String> {
+    rustix::fs::statvfs(folder).map_err(|error| error.to_string())?;
+    std::fs::read_dir(folder)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
 /// The id of the mount that `path` is in. On kernels since 6.8 no mount ever has the id of an earlier one, so that it tells
 /// whether something was mounted anew; before, ids are given out again.
 pub fn mount_id(path: &Path) -> Option<u64> {
