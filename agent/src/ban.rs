@@ -250,11 +250,13 @@ impl Execution {
             () = shutdown.cancelled() => return, // the next agent goes on with it
             is_unmounted = self.unmount_all() => is_unmounted,
         };
-        let ended = tokio::time::timeout(END_PATIENCE, self.end_programs()).await;
-        if ended.is_err() {
-            tracing::error!("the programs that serve mounts do not end in time; end what still runs by hand");
+        let mut ending = std::pin::pin!(self.end_programs());
+        let mut ended = tokio::time::timeout(END_PATIENCE, &mut ending).await.ok();
+        if ended.is_none() {
+            tracing::error!(
+                "the programs that serve mounts, and the notes of what they have not uploaded, take long; the keys are wiped meanwhile"
+            );
         }
-        let is_over = is_unmounted && ended.unwrap_or(false);
         // What comes late, from a session that begins anew, finds no ledger to write to.
         self.ledger.close();
         let (folder, bans) = (self.state_dir.clone(), self.bans.clone());
@@ -263,6 +265,14 @@ impl Execution {
             // The keys and the ledger have made room.
             write_down_at_last(&self.state_dir, &signed, &shutdown).await;
         }
+        if ended.is_none() {
+            // A slow disk may have gigabytes to bring to rest. Nothing but the end of the agent cuts that short.
+            ended = tokio::select! {
+                () = shutdown.cancelled() => None, // the thread ends with the process
+                ended = &mut ending => Some(ended),
+            };
+        }
+        let is_over = is_unmounted && ended.unwrap_or(false);
         self.bans.carried_out.send_replace(is_over);
         match is_over {
             true => tracing::info!("everything is unmounted and all keys are wiped; the agent ends"),

@@ -15,6 +15,9 @@ use crate::observed::record::{Record, Runs};
 /// It waits up to 10 s for each folder of a program that is on its way out, and writes a note for each file.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where it is for the last time, since this machine is no host any more, gigabytes may be brought to rest on a slow disk.
+const LAST_TIDY_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
 impl Mounter {
     /// Tidies up in the cache folder of `cache_of`. What a record names may be succeeded and stays, but for that of `over`,
     /// with which nobody goes on; what a worker that is alive holds stays in any case. Blocks. What cannot be tidied stays
@@ -40,12 +43,12 @@ impl Mounter {
         let there: Vec<OsString> = folders_in(&staging).filter(|name| !kept.contains(name)).collect();
         if !there.is_empty() {
             let dead = over.iter().filter(|record| !record.worker.is_alive());
-            let ended = match have_ended {
-                true => there,
+            let (ended, timeout) = match have_ended {
+                true => (there, LAST_TIDY_TIMEOUT),
                 // A process counts as dead before the last of its threads has let go of its files.
-                false => dead.filter_map(name_of).collect(),
+                false => (dead.filter_map(name_of).collect(), TIDY_TIMEOUT),
             };
-            self.run_tidy(&staging, &kept, &ended);
+            self.run_tidy(&staging, &kept, &ended, timeout);
         }
         for record in over.iter().filter(|record| !record.worker.is_alive()) {
             if let Some(succession) = &record.succession {
@@ -81,7 +84,7 @@ impl Mounter {
         }
     }
 
-    fn run_tidy(&self, staging: &Path, kept: &[OsString], ended: &[OsString]) {
+    fn run_tidy(&self, staging: &Path, kept: &[OsString], ended: &[OsString], timeout: Duration) {
         let program = match self.worker_program() {
             Ok(program) => program,
             Err(error) => {
@@ -103,11 +106,11 @@ impl Mounter {
         for name in ended {
             command.arg("--ended").arg(name);
         }
-        let output = match output_within(&mut command, TIDY_TIMEOUT) {
+        let output = match output_within(&mut command, timeout) {
             Ok(Some(output)) => output,
             Ok(None) => {
                 tracing::warn!(staging = %staging.display(),
-                    "what dead programs have left stays for now: it takes longer than {TIDY_TIMEOUT:?}; does the disk answer?");
+                    "what dead programs have left stays for now: it takes longer than {timeout:?}; does the disk answer?");
                 return;
             }
             Err(error) => {

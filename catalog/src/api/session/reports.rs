@@ -1,5 +1,5 @@
 //! A host's reports, coalesced: of those that come while one is being taken only the newest counts, one that repeats
-//! the last is not looked at, one that only says that something begins waits a moment for how it ends, and what the host
+//! the last is not looked at, one that only says that mounts begin to end waits a moment for their end, and what the host
 //! has refused is told with them.
 
 use std::collections::BTreeMap;
@@ -24,9 +24,10 @@ const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(1);
 /// The rest is at least so long for each mount of the report: what one host says takes a tenth of the writers' time at most.
 const REST_PER_MOUNT: Duration = Duration::from_micros(500);
-/// How long a report waits that only says that mounts begin, or begin to end: most are done within it, and the next report
-/// says both. A fleet that is told of one change costs half as many writes so.
-const BEGINNING_WAIT: Duration = Duration::from_millis(500);
+/// How long a report waits that only says that mounts begin to end: most are gone within it, and the next report says both.
+/// A fleet that is told of one change costs half as many writes so. What begins to be mounted the hosts themselves wait
+/// with; an unmount they say at once, since a mount counts as gone by the second report of the same orders that lacks it.
+const PARTING_WAIT: Duration = Duration::from_millis(500);
 /// Mounts of one host that are kept: far more than a kernel likes to have.
 const MOUNTS_MAX: usize = 10_000;
 /// Conditions of one mount that are kept; there are six types.
@@ -61,8 +62,8 @@ pub(super) struct Due {
 struct Pending {
     mounts: Vec<ObservedMount>,
     gist: Gist,
-    /// Against what was taken last, nothing is new in it but beginnings.
-    only_begins: bool,
+    /// Against what was taken last, nothing is new in it but mounts that begin to end.
+    only_parts: bool,
 }
 
 /// As much of a report as tells it from another. Ten thousand streams keep one each, with all their mounts.
@@ -100,25 +101,21 @@ impl Gist {
         }
     }
 
-    /// Whether nothing is new since `before` but that mounts begin or begin to end, and when it was said.
-    fn only_begins_since(&self, before: &Self) -> bool {
+    /// Whether nothing is new since `before` but that mounts begin to end, and when it was said.
+    fn only_parts_since(&self, before: &Self) -> bool {
         if self.at.ban_carried_out || self.at.holds_still != before.at.holds_still {
             return false;
         }
         let mut left: BTreeMap<Uuid, &Mark> = before.mounts.iter().map(|mark| (mark.uid, mark)).collect();
-        let mut begin = 0;
+        let mut part = 0;
         for now in &self.mounts {
-            let begins = match left.remove(&now.uid) {
-                Some(before) if before == now => continue,
-                Some(before) => before.state.is_mounted() && now.state == MountState::Unmounting,
-                None => now.state == MountState::Mounting,
-            };
-            if !begins {
-                return false;
+            match left.remove(&now.uid) {
+                Some(before) if before == now => {}
+                Some(before) if before.state.is_mounted() && now.state == MountState::Unmounting => part += 1,
+                Some(_) | None => return false,
             }
-            begin += 1;
         }
-        begin > 0 && left.is_empty()
+        part > 0 && left.is_empty()
     }
 }
 
@@ -164,7 +161,7 @@ impl Reports {
         }
         let before = self.taken.as_ref();
         self.pending = Some(Pending {
-            only_begins: before.is_some_and(|before| gist.only_begins_since(before)),
+            only_parts: before.is_some_and(|before| gist.only_parts_since(before)),
             mounts,
             gist,
         });
@@ -193,7 +190,7 @@ impl Reports {
         let pending = self.pending.as_ref()?;
         let rested = self.rest.map_or_else(Instant::now, |(taken, rest)| taken + rest);
         Some(match self.waits_since {
-            Some(since) if pending.only_begins => rested.max(since + BEGINNING_WAIT),
+            Some(since) if pending.only_parts => rested.max(since + PARTING_WAIT),
             Some(_) | None => rested,
         })
     }
@@ -226,7 +223,7 @@ impl Reports {
             self.pending = Some(Pending {
                 mounts,
                 gist,
-                only_begins: false,
+                only_parts: false,
             });
             self.waits_since = Some(Instant::now());
         }

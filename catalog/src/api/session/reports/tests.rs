@@ -129,7 +129,7 @@ fn a_time_from_the_future_is_dropped() {
 }
 
 #[test]
-fn a_report_that_only_says_that_something_begins_waits_for_how_it_ends() {
+fn a_report_that_only_says_that_mounts_begin_to_end_waits_for_their_end() {
     use mooring_proto::v1::MountState::{Degraded, Failed, Mounted, Mounting, Unmounting};
     let nothing = pb::Report {
         mounts: vec![],
@@ -145,15 +145,12 @@ fn a_report_that_only_says_that_something_begins_waits_for_how_it_ends() {
         }
         reports.due().unwrap() > Instant::now()
     };
-    assert!(waits(nothing.clone(), &[report(2, Mounting)]));
     assert!(waits(report(1, Mounted), &[report(2, Unmounting)]));
     assert!(waits(report(1, Degraded), &[report(2, Unmounting)]));
-    // What ends waits for nothing, and takes along what has begun.
-    assert!(!waits(
-        nothing.clone(),
-        &[report(2, Mounting), report(2, Mounted)]
-    ));
+    // What begins to be mounted its host has waited with.
+    assert!(!waits(nothing.clone(), &[report(2, Mounting)]));
     assert!(!waits(nothing.clone(), &[report(2, Failed)]));
+    // What has ended waits for nothing.
     assert!(!waits(
         report(1, Mounted),
         &[report(2, Unmounting), nothing.clone()]
@@ -161,37 +158,36 @@ fn a_report_that_only_says_that_something_begins_waits_for_how_it_ends() {
     // Nor does trouble, nor what was said before the host was heard of.
     assert!(!waits(report(1, Mounted), &[report(1, Degraded)]));
     assert!(!waits(report(1, Mounted), std::slice::from_ref(&nothing)));
-    let mut both = report(2, Mounting);
-    both.mounts.extend(report(2, Degraded).mounts);
-    both.mounts[0].assignment_uid = Uuid::from_u128(2).to_string();
-    assert!(!waits(report(1, Mounted), &[both]));
+    let of_two = |first, second| {
+        let mut both = report(2, first);
+        both.mounts.extend(report(2, second).mounts);
+        both.mounts[1].assignment_uid = Uuid::from_u128(2).to_string();
+        both
+    };
+    let mounted = of_two(Mounted, Mounted);
+    assert!(waits(mounted.clone(), &[of_two(Mounted, Unmounting)]));
+    assert!(!waits(mounted, &[of_two(Degraded, Unmounting)]));
     let mut first = Reports::default();
     first.take(report(1, Mounting), NOW);
     assert!(first.due().unwrap() <= Instant::now());
     let last = pb::Report {
         ban_carried_out: true,
-        ..report(2, Mounting)
+        ..report(2, Unmounting)
     };
-    assert!(!waits(nothing, &[last]));
+    assert!(!waits(report(1, Mounted), &[last]));
 }
 
 #[test]
-fn what_begins_waits_no_longer_than_its_first_word() {
-    use mooring_proto::v1::MountState::{Mounted, Mounting};
+fn what_begins_to_end_waits_no_longer_than_its_first_word() {
+    use mooring_proto::v1::MountState::{Mounted, Unmounting};
     let mut reports = Reports::default();
-    reports.take(
-        pb::Report {
-            mounts: vec![],
-            ..report(1, Mounted)
-        },
-        NOW,
-    );
+    reports.take(report(1, Mounted), NOW);
     reports.next(Instant::now() - Duration::from_secs(10)).unwrap();
-    reports.take(report(2, Mounting), NOW);
+    reports.take(report(2, Unmounting), NOW);
     let due = reports.due().unwrap();
-    assert!(due <= Instant::now() + BEGINNING_WAIT);
+    assert!(due <= Instant::now() + PARTING_WAIT);
     for revision in 3..6 {
-        reports.take(report(revision, Mounting), NOW);
+        reports.take(report(revision, Unmounting), NOW);
         assert_eq!(reports.due().unwrap(), due);
     }
     assert_eq!(reports.next(due).unwrap().mounts.len(), 1);
