@@ -62,10 +62,8 @@ fn a_cordoned_host_gets_nothing_new_and_a_drained_one_waits_for_open_files() {
     let draining = host_is(&world, &host, "DRAINING");
     eventually("one mount is left", Duration::from_secs(20), || {
         let shown = shown(&world, &host);
-        let waits = shown["message"]
-            .as_str()
-            .unwrap_or_default()
-            .contains(&first.activation);
+        let said = shown["message"].as_str().unwrap_or_default();
+        let waits = said.contains(&first.activation) && said.contains("fuser -vm");
         if shown["mountCount"] == 1 && waits {
             Ok(())
         } else {

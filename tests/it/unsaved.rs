@@ -55,6 +55,16 @@ fn what_a_mount_could_not_upload_is_kept_and_uploaded_later_by_a_person() {
     let planned = recover(&["--dry-run"]);
     assert!(planned.contains("/ours.txt: 10 bytes wait since 2"), "{planned}");
     assert_eq!(notes(&cache), 2, "nothing was done");
+    let mut without_key = mooring_fs(&world.store);
+    without_key
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .arg("recover")
+        .arg(&cache);
+    let refused = text_of(&without_key.output().unwrap());
+    assert!(refused.contains("check the key (AWS_ACCESS_KEY_ID"), "{refused}");
+    assert!(!refused.contains("WARN"), "{refused}");
+    assert_eq!(notes(&cache), 2, "nothing was lost");
     let done = recover(&[]);
     assert!(done.contains("/ours.txt: uploaded"), "{done}");
     assert!(

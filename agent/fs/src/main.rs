@@ -149,8 +149,9 @@ fn tell_parent(text: &str) {
 }
 
 fn log_to_stderr() {
+    // Why there is no key is in the error that we tell; the SDK says it at length, once for each request.
     let filter = EnvFilter::try_from_env("MOORING_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,{LOG_FILTER}")));
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,{LOG_FILTER},aws_config=error")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         // What it would say of a write that fails goes to the same place, and panics there: a full disk shall end nobody.

@@ -171,7 +171,15 @@ impl MountOptions {
 /// A URL is what other tools take, and the commonest slip here.
 fn source(text: &str) -> Result<String, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Ok(text.to_owned());
+        let bucket = text.split_once(':').map_or(text, |(bucket, _)| bucket);
+        return match bucket.split_once('/') {
+            // The store would take the rest for the beginning of each key, and call the signature wrong.
+            Some((bucket, rest)) => Err(format!(
+                "write {}: a colon ends the bucket's name",
+                format!("{bucket}:{rest}").trim_end_matches(['/', ':'])
+            )),
+            None => Ok(text.to_owned()),
+        };
     };
     match (scheme, rest.trim_end_matches('/').split_once('/')) {
         ("s3", Some((bucket, prefix))) => Err(format!("write {bucket}:{prefix}, without s3://")),
@@ -252,6 +260,15 @@ mod tests {
         );
         assert_eq!(source("s3://lake").unwrap_err(), "write lake, without s3://");
         assert!(source("https://s3.example.org/lake").is_err());
+        assert_eq!(
+            source("lake/a/b").unwrap_err(),
+            "write lake:a/b: a colon ends the bucket's name"
+        );
+        assert_eq!(
+            source("lake/").unwrap_err(),
+            "write lake: a colon ends the bucket's name"
+        );
+        assert_eq!(source("lake:").unwrap(), "lake:");
     }
 
     #[test]

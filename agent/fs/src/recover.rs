@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock;
-use crate::mount::{MountError, environment_defaults, no_connection, runtime, with_causes};
+use crate::mount::{MountError, environment_defaults, explain, no_connection, runtime, with_causes};
 use crate::namespace::inode::Metadata;
 use crate::options::RecoverOptions;
 use crate::store::address::AddressRules;
@@ -192,7 +192,14 @@ async fn upload(
             }
         },
         Err(StoreError::NotFound) => Metadata::new(),
-        Err(error) => return Err(failure(&error)),
+        Err(error) => {
+            let told = explain(&error, &note.place.bucket);
+            let reason = format!("{} cannot be uploaded: {}", note.key, told.reason);
+            return Err(MountError::new(
+                reason,
+                format!("{}, then run the same command again", told.remedy),
+            ));
+        }
     };
     let writer = Writer::new(store, Staging::without_successor(folder.to_owned()));
     let _turn = edit.turn.lock().await;

@@ -147,7 +147,10 @@ fn mounted(facts: &Facts<'_>) -> Finding {
             ),
         ),
         (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Answers)) if facts.is_mounted() => {
-            yes("Mounted", "the mount answers")
+            match facts.removing {
+                false => yes("Mounted", "the mount answers"),
+                true => no("Unmounting", parting(facts)),
+            }
         }
         (Seen::Mounted(_) | Seen::Unrecorded, Some(Touched::Fails(error))) if facts.is_mounted() => no(
             "MountFails",
@@ -194,6 +197,14 @@ fn mounted(facts: &Facts<'_>) -> Finding {
             None => no("Mounting", "it is being mounted"),
         },
     }
+}
+
+fn parting(facts: &Facts<'_>) -> String {
+    format!(
+        "it is being unmounted; what waits for its upload, and programs that have something open in it, hold that up until \
+         the grace ends. Who they are says: fuser -vm {}",
+        facts.path.display()
+    )
 }
 
 fn not_answering(facts: &Facts<'_>) -> String {
