@@ -61,7 +61,9 @@ fn what_a_mount_could_not_upload_is_kept_and_uploaded_later_by_a_person() {
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .arg("recover")
         .arg(&cache);
-    let refused = text_of(&without_key.output().unwrap());
+    let refused = without_key.output().unwrap();
+    assert!(!refused.status.success());
+    let refused = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
     assert!(refused.contains("check the key (AWS_ACCESS_KEY_ID"), "{refused}");
     assert!(!refused.contains("WARN"), "{refused}");
     assert_eq!(notes(&cache), 2, "nothing was lost");
