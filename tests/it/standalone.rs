@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use mooring_tests::programs::program;
 use mooring_tests::store::{ACCESS_KEY_ID, free_port, planted_secret};
 use mooring_tests::{Folder, Store, eventually, mounts};
 use rustix::process::Signal;
+use serde_json::json;
 
 /// Within this a mount that cannot be says so; a dead endpoint is asked for about three seconds.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
@@ -341,6 +342,64 @@ fn after_kill_9_the_folder_says_so_and_can_be_mounted_again() {
     // Staged files have no names, so the one that was killed has left none.
     let staging = folder.scratch().join("second-cache/staging");
     assert_eq!(names(&staging), Vec::<String>::new());
+}
+
+#[test]
+fn a_folder_that_was_listed_before_a_kill_is_shown_at_once_and_verified_meanwhile() {
+    let folder = Folder::start();
+    let before = folder.mount_again("second", &["--metadata-ttl", "1s"]);
+    for number in 0..50 {
+        fs::write(before.at(&format!("{number:02}.txt")), "text").unwrap();
+    }
+    let all = names(before.path());
+    assert_eq!(all.len(), 50);
+    // Of a folder that was changed after it was listed nothing is left.
+    fs::create_dir(before.at("x")).unwrap();
+    let left = || names(&index_of(&folder, "second")).len();
+    eventually("nothing is left of it", Duration::from_secs(10), || {
+        if left() == 0 {
+            Ok(())
+        } else {
+            Err("something is".to_owned())
+        }
+    });
+    let all = [all, vec!["x".to_owned()]].concat();
+    eventually("the next listing is left", Duration::from_secs(10), || {
+        assert_eq!(names(before.path()), all);
+        if left() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{} are", left()))
+        }
+    });
+    run("umount", &["--lazy", path_text(&before.kill())]);
+    folder.store.put("50.txt", "by somebody else");
+
+    let again = folder.mount_again("second", &[]);
+    let slow = folder.store.fault(&json!({
+        "operations": ["ListObjectsV2"],
+        "action": {"stall": {"millis": 3000}},
+    }));
+    let begun = Instant::now();
+    assert_eq!(names(again.path()), all);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    drop(slow);
+    eventually("it is verified", Duration::from_secs(10), || {
+        let now = names(again.path());
+        if now.len() == all.len() + 1 {
+            Ok(())
+        } else {
+            Err(format!("{} names", now.len()))
+        }
+    });
+    println!("  a folder of 51 names after a kill, the store being silent: {took:?}");
+}
+
+/// Where a mount leaves its listings.
+fn index_of(folder: &Folder, mount: &str) -> PathBuf {
+    let all = folder.scratch().join(format!("{mount}-cache/index"));
+    all.join(names(&all).pop().unwrap())
 }
 
 #[test]

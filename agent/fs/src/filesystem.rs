@@ -32,6 +32,8 @@ use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::clock;
 use crate::error::FsError;
 use crate::handle::Handles;
+use crate::namespace::directory::Told;
+use crate::namespace::index::Index;
 use crate::namespace::inode::{Ino, Kind, Table};
 use crate::namespace::names::{FileName, Prefix};
 use crate::namespace::runs::Entry;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub staging: std::path::PathBuf,
     /// Where it is this mount's alone.
     pub lock: Option<Arc<FolderLock>>,
+    /// Folder for listings that outlive the mount; without one none do.
+    pub index: Option<std::path::PathBuf>,
 }
 
 /// The parts that a filesystem is built from.
@@ -86,6 +90,8 @@ pub struct Parts {
     pub runtime: Handle,
     /// What a successor will know.
     pub recorder: Recorder,
+    /// Listings that outlive the mount.
+    pub index: Index,
 }
 
 /// One mounted bucket.
@@ -183,18 +189,20 @@ impl Filesystem {
             presentation,
             staging: _,
             lock: _,
+            index: _,
         } = settings;
         let Parts {
             store,
             reader,
             runtime,
             recorder,
+            index,
         } = parts;
         let tasks = TaskTracker::new();
         let namespace = Arc::new(Namespace::new(
             Arc::clone(&store),
             (prefix, metadata_ttl),
-            table,
+            (table, index),
             tasks.clone(),
             runtime.clone(),
         ));
@@ -275,17 +283,19 @@ impl Filesystem {
         &self,
         parent: Ino,
         (name, entry): (&FileName, &Entry),
-        (asked, verified): (Instant, Instant),
+        told: Told,
     ) -> Option<Found> {
         let mut table = self.namespace.table();
-        let entry = match table.folder(parent).ok()?.changed_since(name, asked) {
+        let entry = match table.folder(parent).ok()?.changed_since(name, told.asked) {
             Some(newer) => newer?,
             None => entry.clone(),
         };
-        let ino = table.attach(parent, name, &entry, None, verified).ok()?;
+        let ino = table.attach(parent, name, &entry, None, told.verified).ok()?;
         table.remember(ino);
         let attributes = self.attributes(&table, ino).ok()?;
-        let ttl = (verified + self.namespace.ttl()).saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let until = told.until(now, self.namespace.ttl());
+        let ttl = until.saturating_duration_since(now);
         Some(Found { attributes, ttl })
     }
 
@@ -298,6 +308,11 @@ impl Filesystem {
     pub async fn get_attributes(&self, ino: Ino) -> Result<Found, FsError> {
         self.namespace.refresh(ino).await?;
         self.found(ino)
+    }
+
+    /// Another key sees another bucket.
+    pub fn seen_by_another_key(&self) {
+        self.namespace.seen_by_another_key();
     }
 
     /// Notes how an operation that had to ask the store went.

@@ -16,6 +16,7 @@ use crate::budget::MemoryBudget;
 use crate::credentials::{Credential, EnvironmentDefaults};
 use crate::filesystem::{Filesystem, Parts, Presentation, Settings};
 use crate::fuse::session::{MountStyle, Session};
+use crate::namespace::index::Index;
 use crate::namespace::names::Prefix;
 use crate::options::MountOptions;
 use crate::reader::{Reader, ReaderOptions};
@@ -76,7 +77,8 @@ pub async fn open_filesystem(
     recorder: Recorder,
 ) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();
-    let parts = parts(options, recorder)?;
+    let index = index(&options, &settings).await;
+    let parts = parts(options, recorder, index)?;
     check_access(&*parts.store, &bucket, &settings.prefix).await?;
     prepare_staging(&settings.staging)?;
     Ok(Filesystem::new(settings, parts))
@@ -91,7 +93,10 @@ pub fn go_on(
     inheritance: &Inheritance,
 ) -> Result<Arc<Filesystem>, MountError> {
     prepare_staging(&settings.staging)?;
-    Filesystem::going_on(settings, parts(options, recorder)?, inheritance).map_err(|error| {
+    let index = Handle::current().block_on(index(&options, &settings));
+    // The dead worker may have done what it had not come to note there.
+    index.outdate_all();
+    Filesystem::going_on(settings, parts(options, recorder, index)?, inheritance).map_err(|error| {
         MountError::new(
             format!("what the dead worker has staged cannot be opened: {error}"),
             "see to the cache folder; its files are still there",
@@ -99,8 +104,25 @@ pub fn go_on(
     })
 }
 
+/// The listings that a mount before has left for this one.
+async fn index(options: &S3Options, settings: &Settings) -> Index {
+    let Some(folder) = &settings.index else {
+        return Index::default();
+    };
+    let eyes = (
+        &options.endpoint,
+        (&options.region, options.path_style),
+        (&options.bucket, settings.prefix.as_str()),
+        options.credential.key_id().await,
+    );
+    Index::open(folder, &eyes).unwrap_or_else(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "no listing outlives the mount; folders are listed anew after it");
+        Index::default()
+    })
+}
+
 /// What a filesystem is built from; to be called within a runtime.
-fn parts(options: S3Options, recorder: Recorder) -> Result<Parts, MountError> {
+fn parts(options: S3Options, recorder: Recorder, index: Index) -> Result<Parts, MountError> {
     let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| no_connection(&error))?);
     let runtime = Handle::current();
     let reader = Reader::new(
@@ -114,6 +136,7 @@ fn parts(options: S3Options, recorder: Recorder) -> Result<Parts, MountError> {
         reader,
         runtime,
         recorder,
+        index,
     })
 }
 
@@ -341,6 +364,7 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
         deadlines,
         jitter_seed: u64::from(std::process::id()),
     };
+    let cache_dir = options.cache_dir.clone().unwrap_or_else(default_cache_dir);
     let settings = Settings {
         prefix: Prefix::new(prefix),
         read_only: options.read_only,
@@ -351,13 +375,10 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
             file_mode: options.file_mode,
             dir_mode: options.dir_mode,
         },
-        staging: options
-            .cache_dir
-            .clone()
-            .unwrap_or_else(default_cache_dir)
-            .join("staging"),
+        staging: cache_dir.join("staging"),
         // All mounts of a person share it.
         lock: None,
+        index: Some(cache_dir.join("index")),
     };
     Ok((store, settings))
 }

@@ -26,6 +26,7 @@ pub(super) fn supervised_settings(
         Some(name) => all.join(name),
         None => all,
     };
+    let index = config.cache_dir.join("index");
     let WorkerConfig {
         assignment_uid: _,
         endpoint,
@@ -81,6 +82,7 @@ pub(super) fn supervised_settings(
         },
         staging,
         lock: None,
+        index: Some(index),
     };
     Ok((store, settings))
 }

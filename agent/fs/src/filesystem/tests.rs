@@ -1,5 +1,6 @@
 //! The operations over the bucket in memory, without a kernel.
 
+mod left;
 mod moving;
 mod names;
 mod opened;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use super::*;
 use crate::budget::MemoryBudget;
 use crate::handle::{Access, HandleId};
+use crate::namespace::index::Index;
 use crate::namespace::inode::ROOT;
 use crate::reader::ReaderOptions;
 use crate::store::StoreError;
@@ -43,7 +45,10 @@ impl World {
     }
 
     fn with(change: impl FnOnce(&mut Settings)) -> World {
-        let store = Arc::new(MemoryStore::new());
+        World::over(Arc::new(MemoryStore::new()), Index::default(), change)
+    }
+
+    fn over(store: Arc<MemoryStore>, index: Index, change: impl FnOnce(&mut Settings)) -> World {
         let staging = tempfile::tempdir().unwrap();
         let mut settings = Settings {
             prefix: Prefix::new(""),
@@ -57,6 +62,7 @@ impl World {
             },
             staging: staging.path().to_owned(),
             lock: None,
+            index: None,
         };
         change(&mut settings);
         let runtime = Handle::current();
@@ -67,6 +73,7 @@ impl World {
             reader,
             runtime,
             recorder: Recorder::default(),
+            index,
         };
         World {
             store,
@@ -94,7 +101,10 @@ impl World {
     }
 
     async fn names(&self, path: &str) -> Vec<String> {
-        let folder = self.find(path).await.unwrap();
+        self.names_in(self.find(path).await.unwrap()).await
+    }
+
+    async fn names_in(&self, folder: Ino) -> Vec<String> {
         let handle = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
         let mut names = Vec::new();
         let mut position = 0;

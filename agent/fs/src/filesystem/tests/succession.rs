@@ -2,6 +2,7 @@
 
 use super::unsaved::whereabouts;
 use super::*;
+use crate::namespace::index::Index;
 use crate::succession::log::Log;
 use crate::succession::{Inheritance, Recorder};
 
@@ -35,6 +36,7 @@ impl Place {
             },
             staging: self.staging.path().to_owned(),
             lock: None,
+            index: None,
         };
         let options = ReaderOptions::default();
         let budget = MemoryBudget::new(64 << 20);
@@ -43,6 +45,7 @@ impl Place {
             reader: Reader::new(self.store.clone(), budget, options, runtime.clone()),
             runtime,
             recorder,
+            index: Index::default(),
         };
         (settings, parts)
     }
