@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::attributes::AttributeChange;
 pub use self::files::{Existing, Opened};
+pub use self::folders::OpenedFolder;
 use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::clock;
 use crate::error::FsError;

@@ -105,7 +105,7 @@ impl World {
     }
 
     async fn names_in(&self, folder: Ino) -> Vec<String> {
-        let handle = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
+        let OpenedFolder { handle, .. } = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
         let mut names = Vec::new();
         let mut position = 0;
         loop {
