@@ -74,6 +74,8 @@ pub struct Spec {
     pub prefix: String,
     /// The bucket stands in the path, not in the host name.
     pub path_style: bool,
+    /// Memory for what is read, in MiB; zero leaves it to the program.
+    pub cache_size_mib: u32,
     /// Which addresses the worker may connect to.
     pub endpoint_rules: mooring_control::EndpointRules,
     /// Whose program serves it, unless it is our own.
@@ -194,6 +196,7 @@ impl Spec {
             virtual_host_style,
             unix_group: _,
             endpoint_rules,
+            cache_size_mib,
         } = spec;
         let pb::EndpointRules {
             allow_http,
@@ -206,6 +209,7 @@ impl Spec {
             bucket,
             prefix,
             path_style: !virtual_host_style,
+            cache_size_mib: u32::try_from(cache_size_mib).unwrap_or(0),
             endpoint_rules: mooring_control::EndpointRules {
                 allow_http,
                 allowed_networks,
@@ -223,6 +227,7 @@ impl Spec {
             bucket: self.bucket.clone(),
             prefix: self.prefix.clone(),
             path_style: self.path_style,
+            cache_size_mib: self.cache_size_mib,
             read_only: mode != Mode::ReadWrite,
             endpoint_rules: self.endpoint_rules.clone(),
             foreign: self.foreign,

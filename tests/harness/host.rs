@@ -230,15 +230,24 @@ impl Host {
         }
     }
 
-    fn print_worker_logs(&self) {
-        let logs = Command::new("find")
+    /// What the programs that serve mounts have logged, each with the place of its log.
+    pub fn worker_logs(&self) -> Vec<(PathBuf, String)> {
+        let found = Command::new("find")
             .arg(self.folder.join("run"))
             .args(["-name", "*.log"])
             .output();
-        for log in String::from_utf8_lossy(&logs.map(|found| found.stdout).unwrap_or_default()).lines() {
-            let text = std::fs::read_to_string(log).unwrap_or_default();
+        let paths = found.map(|found| found.stdout).unwrap_or_default();
+        let paths = String::from_utf8_lossy(&paths).into_owned();
+        paths
+            .lines()
+            .map(|path| (path.into(), std::fs::read_to_string(path).unwrap_or_default()))
+            .collect()
+    }
+
+    fn print_worker_logs(&self) {
+        for (log, text) in self.worker_logs() {
             let tail: Vec<&str> = text.lines().rev().take(20).collect();
-            eprintln!("---- the last lines of {log} ----");
+            eprintln!("---- the last lines of {} ----", log.display());
             for line in tail.iter().rev() {
                 eprintln!("{line}");
             }

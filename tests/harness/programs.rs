@@ -23,6 +23,24 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A program as users get it, with optimisation, for stories that play a whole fleet at full size: `tests/run long` builds
+/// it. The gate's sizes do without.
+///
+/// # Panics
+/// When it has not been built.
+pub fn optimised_program(name: &str) -> PathBuf {
+    if !long() {
+        return program(name);
+    }
+    let path = workspace().join("target/release").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/run long, or `cargo build --release --package {name}`",
+        path.display()
+    );
+    path
+}
+
 /// A program that `tests/run` installs into the workspace's own folder of tools.
 ///
 /// # Panics

@@ -42,6 +42,7 @@ macro_rules! on_each_backend {
 on_each_backend! {
     super::bytes_go_both_ways as bytes_go_both_ways,
     super::a_read_only_mount_of_a_prefix as a_read_only_mount_of_a_prefix_shows_that_and_refuses_writes,
+    super::cache_size as a_cache_of_a_size_is_given_to_the_program_or_refused,
     super::somebody_else as somebody_else_changes_what_is_open_here,
     super::keys::nowhere as the_key_stands_in_no_argv_environment_log_or_file_on_disk,
     super::keys::exchanged as a_new_key_reaches_a_live_mount,
@@ -170,6 +171,52 @@ fn a_read_only_mount_of_a_prefix(backend: Backend) {
         );
     }
     assert_eq!(scene.world.store.list("").len(), 2);
+}
+
+fn cache_size(backend: Backend) {
+    let sized = ["--options-cache-size-mib", "48"];
+    if backend == Backend::S3fs {
+        let scene = Scene::unmounted(backend, |world| {
+            world.connector_with("pond", &backend, "read-only", &[]);
+        });
+        let refused = scene
+            .world
+            .operator
+            .refused("connectors update ml/pond --options-cache-size-mib 48");
+        assert!(
+            refused.contains("--options-cache-size-mib: backend S3FS keeps nothing"),
+            "{refused}"
+        );
+        return says("memory for what is read", backend, "none; a size is refused");
+    }
+    let scene = Scene::build(backend, |world| {
+        world.store.put("before.txt", "typed elsewhere");
+        world.connector_with("pond", &backend, "read-only", &sized);
+    });
+    assert_eq!(
+        fs::read(scene.path.join("before.txt")).unwrap(),
+        b"typed elsewhere"
+    );
+    let is_told = match backend {
+        Backend::Geesefs => {
+            let line = fs::read(format!("/proc/{}/cmdline", scene.program())).unwrap();
+            String::from_utf8_lossy(&line).contains("--memory-limit\u{0}48\u{0}")
+        }
+        // It is told over its socket, and says so.
+        Backend::Default | Backend::S3fs => {
+            let mut logs = scene.host.worker_logs().into_iter();
+            logs.any(|(_, log)| log.contains("cache_size_mib=48"))
+        }
+    };
+    assert!(is_told, "{backend:?}");
+    says(
+        "memory for what is read",
+        backend,
+        match backend {
+            Backend::Default => "a quarter of the host's, at most 512 MiB; `--options-cache-size-mib`",
+            Backend::Geesefs | Backend::S3fs => "512 MiB; `--options-cache-size-mib`",
+        },
+    );
 }
 
 fn somebody_else(backend: Backend) {

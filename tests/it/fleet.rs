@@ -1,10 +1,10 @@
 //! Many hosts under one catalog: `mooring-fleet` plays them over real TLS, and the catalog is the real program. The gate
-//! has hundreds of them and a build without optimisation, so it asserts no more than five times what is promised for ten
-//! thousand; it finds what grows with the square of the fleet, or stops.
+//! has hundreds of them and a build without optimisation, and the long run ten thousand beside other stories, so it asserts
+//! no more than five times what is promised; it finds what grows with the square of the fleet, or stops.
 
 use std::process::Command;
 
-use mooring_tests::programs::{long, program};
+use mooring_tests::programs::{long, optimised_program};
 use serde_json::Value;
 
 #[test]
@@ -14,10 +14,10 @@ fn a_fleet_joins_changes_and_comes_back() {
         .tempdir()
         .unwrap();
     let figures = folder.path().join("figures.json");
-    let mut fleet = Command::new(program("mooring-fleet"));
+    let mut fleet = Command::new(optimised_program("mooring-fleet"));
     fleet
         .arg("--catalog")
-        .arg(program("mooring-catalog"))
+        .arg(optimised_program("mooring-catalog"))
         .arg("--folder")
         .arg(folder.path().join("catalog"))
         .arg("--figures")

@@ -129,6 +129,9 @@ pub struct WorkerConfig {
     pub prefix: String,
     /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub path_style: bool,
+    /// Memory for what is read, in MiB; zero leaves it to the worker.
+    #[serde(default)]
+    pub cache_size_mib: u32,
     /// Refuse every change.
     pub read_only: bool,
     /// Owner of everything in the mount.

@@ -50,11 +50,11 @@ impl MemoryBudget {
         }))
     }
 
-    /// A quarter of what this process may use, at most 512 MiB. What a burst has used goes back to the system within
-    /// seconds after it.
-    pub fn of_this_process() -> MemoryBudget {
-        let available = available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
-        let budget = MemoryBudget::new(default_bytes(available));
+    /// Of `bytes`, or a quarter of what this process may use, at most 512 MiB. What a burst has used goes back to the
+    /// system within seconds after it.
+    pub fn of_this_process(bytes: Option<u64>) -> MemoryBudget {
+        let available = || available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let budget = MemoryBudget::new(bytes.unwrap_or_else(|| default_bytes(available())));
         let account = Arc::downgrade(&budget.0);
         let begun = std::thread::Builder::new()
             .name("memory".to_owned())

@@ -386,6 +386,7 @@ impl Worker {
         let descriptor = descriptor
             .ok_or_else(|| MountError::new("no FUSE descriptor came with the message", "send it along"))?;
         let asked = Instant::now();
+        let cache_size_mib = config.cache_size_mib;
         let assignment_uid = config.assignment_uid.clone();
         let succession = config.succession.clone();
         let credential = LiveCredential::new(access_key(&config.credential));
@@ -453,6 +454,7 @@ impl Worker {
             assignment = served.assignment_uid,
             inherited = origin == Origin::Inherited,
             resend,
+            cache_size_mib,
             took = ?asked.elapsed(),
             "the mount is served"
         );

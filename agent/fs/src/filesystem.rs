@@ -79,6 +79,8 @@ pub struct Settings {
     pub lock: Option<Arc<FolderLock>>,
     /// Folder for listings that outlive the mount; without one none do.
     pub index: Option<std::path::PathBuf>,
+    /// Memory for what is read; without it, what this process may take of the machine's.
+    pub memory_bytes: Option<u64>,
 }
 
 /// The parts that a filesystem is built from.
@@ -191,6 +193,7 @@ impl Filesystem {
             staging: _,
             lock: _,
             index: _,
+            memory_bytes: _,
         } = settings;
         let Parts {
             store,

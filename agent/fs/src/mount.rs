@@ -78,7 +78,7 @@ pub async fn open_filesystem(
 ) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();
     let index = index(&options, &settings).await;
-    let parts = parts(options, recorder, index)?;
+    let parts = parts(options, settings.memory_bytes, recorder, index)?;
     check_access(&*parts.store, &bucket, &settings.prefix).await?;
     prepare_staging(&settings.staging)?;
     Ok(Filesystem::new(settings, parts))
@@ -96,7 +96,8 @@ pub fn go_on(
     let index = Handle::current().block_on(index(&options, &settings));
     // The dead worker may have done what it had not come to note there.
     index.outdate_all();
-    Filesystem::going_on(settings, parts(options, recorder, index)?, inheritance).map_err(|error| {
+    let parts = parts(options, settings.memory_bytes, recorder, index)?;
+    Filesystem::going_on(settings, parts, inheritance).map_err(|error| {
         MountError::new(
             format!("what the dead worker has staged cannot be opened: {error}"),
             "see to the cache folder; its files are still there",
@@ -122,12 +123,17 @@ async fn index(options: &S3Options, settings: &Settings) -> Index {
 }
 
 /// What a filesystem is built from; to be called within a runtime.
-fn parts(options: S3Options, recorder: Recorder, index: Index) -> Result<Parts, MountError> {
+fn parts(
+    options: S3Options,
+    memory_bytes: Option<u64>,
+    recorder: Recorder,
+    index: Index,
+) -> Result<Parts, MountError> {
     let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| no_connection(&error))?);
     let runtime = Handle::current();
     let reader = Reader::new(
         Arc::clone(&store),
-        MemoryBudget::of_this_process(),
+        MemoryBudget::of_this_process(memory_bytes),
         ReaderOptions::default(),
         runtime.clone(),
     );
@@ -379,6 +385,7 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
         // All mounts of a person share it.
         lock: None,
         index: Some(cache_dir.join("index")),
+        memory_bytes: options.cache_size_mib.map(|mib| u64::from(mib) << 20),
     };
     Ok((store, settings))
 }

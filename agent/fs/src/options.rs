@@ -108,6 +108,9 @@ pub struct MountOptions {
     /// How long names, sizes and listings are believed, such as 5s, 500ms or 2m.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub metadata_ttl: Duration,
+    /// Memory for what is read, in MiB. Default: a quarter of what this process may use, at most 512.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub cache_size_mib: Option<u32>,
     /// Ask for endpoint/bucket/key instead of bucket.endpoint/key. Default: true with --endpoint.
     #[arg(long, value_name = "BOOL")]
     pub path_style: Option<bool>,

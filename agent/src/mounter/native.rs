@@ -113,6 +113,7 @@ impl Mounter {
             bucket: serving.bucket,
             prefix: serving.prefix,
             path_style: serving.path_style,
+            cache_size_mib: serving.cache_size_mib,
             read_only: serving.read_only,
             uid: 0,
             gid: share.gid,

@@ -32,6 +32,9 @@ pub struct Serving {
     pub prefix: String,
     /// The bucket stands in the path, not in the host name.
     pub path_style: bool,
+    /// Memory for what is read, in MiB; zero leaves it to the program.
+    #[serde(default)]
+    pub cache_size_mib: u32,
     /// Nothing can be written.
     pub read_only: bool,
     /// Which addresses the worker may connect to.

@@ -8,7 +8,9 @@ use mooring_proto::v1 as pb;
 use super::decode::{self, List, Mask, split, timestamp};
 use super::secret::new_value;
 use super::{Api, words};
-use crate::domain::connector::{Connector, ConnectorChange, NewConnector, NewConnectorSecret, Region, Spec};
+use crate::domain::connector::{
+    CacheSize, Connector, ConnectorChange, NewConnector, NewConnectorSecret, Region, Spec,
+};
 use crate::domain::endpoint::{Endpoint, EndpointRules};
 use crate::domain::names::SecretName;
 use crate::domain::secret::CompanionSecret;
@@ -164,6 +166,8 @@ fn new_connector(
     if let Some(NewConnectorSecret::Companion(CompanionSecret { value, .. })) = &secret {
         violations.take("new_secret.secret_access_key", value.check_for(backend));
     }
+    let options = given.options.unwrap_or_default();
+    let cache_size = cache_size(options.cache_size_mib, violations);
     Some(NewConnector {
         texts,
         endpoint: endpoint?,
@@ -175,8 +179,13 @@ fn new_connector(
         secret: secret?,
         mode,
         backend,
-        virtual_host_style: given.options.unwrap_or_default().virtual_host_style,
+        virtual_host_style: options.virtual_host_style,
+        cache_size: cache_size?,
     })
+}
+
+fn cache_size(mib: i32, violations: &mut Violations) -> Option<CacheSize> {
+    violations.take("connector.options.cache_size_mib", CacheSize::of_mib(mib))
 }
 
 fn companion(new: pb::NewSecret, violations: &mut Violations) -> Option<CompanionSecret> {
@@ -204,7 +213,7 @@ fn change(
     rules: &EndpointRules,
     violations: &mut Violations,
 ) -> ConnectorChange {
-    const MUTABLE: [&str; 15] = [
+    const MUTABLE: [&str; 16] = [
         "display_name",
         "description",
         "labels",
@@ -220,6 +229,7 @@ fn change(
         "backend",
         "options",
         "options.virtual_host_style",
+        "options.cache_size_mib",
     ];
     let mask = Mask::read(mask, &MUTABLE, &[], violations);
     let texts = mask.texts(
@@ -267,10 +277,14 @@ fn change(
     let picked_backend = mask.pick("backend", given.backend).map(|given| {
         words::optional_backend("connector.backend", given, violations).unwrap_or(Backend::Default)
     });
-    let options = given.options.unwrap_or_default().virtual_host_style;
+    let options = given.options.unwrap_or_default();
     let virtual_host_style = mask
-        .pick("options", options)
-        .or_else(|| mask.pick("options.virtual_host_style", options));
+        .pick("options", options.virtual_host_style)
+        .or_else(|| mask.pick("options.virtual_host_style", options.virtual_host_style));
+    let cache_size = mask
+        .pick("options", options.cache_size_mib)
+        .or_else(|| mask.pick("options.cache_size_mib", options.cache_size_mib))
+        .and_then(|mib| cache_size(mib, violations));
     ConnectorChange {
         texts,
         endpoint,
@@ -284,6 +298,7 @@ fn change(
         mode: picked_mode,
         backend: picked_backend,
         virtual_host_style,
+        cache_size,
         etag: given.etag,
         restart_mounts,
     }
@@ -352,6 +367,7 @@ impl From<ConnectorView> for pb::Connector {
             mode,
             backend,
             virtual_host_style,
+            cache_size,
         } = spec;
         Self {
             name: name.to_string(),
@@ -373,7 +389,10 @@ impl From<ConnectorView> for pb::Connector {
             secret_version: secret_version.unwrap_or_default(),
             mode: words::mode(Some(mode)),
             backend: words::backend(Some(backend)),
-            options: Some(pb::ConnectorOptions { virtual_host_style }),
+            options: Some(pb::ConnectorOptions {
+                virtual_host_style,
+                cache_size_mib: cache_size.mib(),
+            }),
             mounts: mounts.into_iter().map(Into::into).collect(),
             mounted_hosts: i32::try_from(mounted_hosts).unwrap_or(i32::MAX),
             published,

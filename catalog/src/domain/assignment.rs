@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::connector::CacheSize;
 use super::{Backend, Mode};
 
 /// First bytes of what is hashed. A change of the layout below needs a new head, and with it a new hash for every
@@ -90,6 +91,8 @@ pub struct AssignmentSpec {
     pub backend: Backend,
     /// Addresses the bucket in the host name.
     pub virtual_host_style: bool,
+    /// Memory for what is read.
+    pub cache_size: CacheSize,
     /// Unix group that may enter; `None` means root only.
     pub unix_group: Option<String>,
     /// Plain http is allowed.
@@ -101,7 +104,8 @@ pub struct AssignmentSpec {
 impl AssignmentSpec {
     /// Hash of the spec: hexadecimal SHA-256 over the head and then every field in the order of the struct. A text is
     /// preceded by its length as eight big-endian bytes; a number, an enum or a flag is one byte; an absent group is
-    /// one zero byte, a present one is a one byte and its text; a list is preceded by its length.
+    /// one zero byte, a present one is a one byte and its text; a list is preceded by its length. Behind the last, and only
+    /// if there is one, the cache size in MiB as four big-endian bytes: specs without one are as old as that.
     pub fn hash(&self) -> String {
         let Self {
             activation,
@@ -115,6 +119,7 @@ impl AssignmentSpec {
             mode,
             backend,
             virtual_host_style,
+            cache_size,
             unix_group,
             allow_http,
             allowed_networks,
@@ -146,6 +151,9 @@ impl AssignmentSpec {
         bytes.extend_from_slice(&(allowed_networks.len() as u64).to_be_bytes());
         for network in allowed_networks {
             put_text(&mut bytes, network);
+        }
+        if !cache_size.is_default() {
+            bytes.extend_from_slice(&cache_size.mib().to_be_bytes());
         }
         hex::encode(ring::digest::digest(&ring::digest::SHA256, &bytes))
     }
@@ -182,6 +190,7 @@ mod tests {
             mode: Mode::ReadOnly,
             backend: Backend::Default,
             virtual_host_style: false,
+            cache_size: CacheSize::default(),
             unix_group: None,
             allow_http: false,
             allowed_networks: vec![],
@@ -200,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_field_counts() {
-        let changes: [fn(&mut AssignmentSpec); 14] = [
+        let changes: [fn(&mut AssignmentSpec); 15] = [
             |s| s.activation.push('x'),
             |s| s.connector.push('x'),
             |s| s.project_id.push('x'),
@@ -212,6 +221,7 @@ mod tests {
             |s| s.mode = Mode::ReadWrite,
             |s| s.backend = Backend::S3fs,
             |s| s.virtual_host_style = true,
+            |s| s.cache_size = CacheSize::of_mib(64).unwrap(),
             |s| s.unix_group = Some(String::new()),
             |s| s.allow_http = true,
             |s| s.allowed_networks.push(String::new()),

@@ -53,6 +53,42 @@ pub struct Spec {
     pub backend: Backend,
     /// Addresses the bucket in the host name.
     pub virtual_host_style: bool,
+    /// Memory for what is read.
+    pub cache_size: CacheSize,
+}
+
+/// Memory that a mount may use for what it reads, in MiB; zero leaves it to the program that mounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheSize(u32);
+
+impl CacheSize {
+    /// With less, large files would be read piecemeal.
+    const LEAST_MIB: u32 = 16;
+    /// 1 TiB: more than a host has.
+    const MOST_MIB: u32 = 1 << 20;
+
+    /// A size as people give it.
+    pub fn of_mib(mib: i32) -> Result<Self, String> {
+        match u32::try_from(mib) {
+            Ok(mib) if mib == 0 || (Self::LEAST_MIB..=Self::MOST_MIB).contains(&mib) => Ok(Self(mib)),
+            Ok(_) | Err(_) => Err(format!(
+                "it is {mib} MiB; give {} to {}, or 0 to leave it to the program that mounts",
+                Self::LEAST_MIB,
+                Self::MOST_MIB
+            )),
+        }
+    }
+
+    /// MiB; zero leaves it to the program.
+    pub fn mib(self) -> i32 {
+        // At most [`Self::MOST_MIB`].
+        self.0.cast_signed()
+    }
+
+    /// Whether it leaves it to the program.
+    pub fn is_default(self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// A secret as a connector refers to it.
@@ -88,6 +124,8 @@ pub struct NewConnector {
     pub backend: Backend,
     /// Addresses the bucket in the host name.
     pub virtual_host_style: bool,
+    /// Memory for what is read.
+    pub cache_size: CacheSize,
 }
 
 /// Where the key of a new connector comes from.
@@ -127,6 +165,8 @@ pub struct ConnectorChange {
     pub backend: Option<Backend>,
     /// Addresses the bucket in the host name.
     pub virtual_host_style: Option<bool>,
+    /// Memory for what is read.
+    pub cache_size: Option<CacheSize>,
     /// The state it was made from.
     pub etag: String,
     /// Live mounts are restarted where the change asks for it.
@@ -159,6 +199,7 @@ impl Spec {
             mode,
             backend,
             virtual_host_style,
+            cache_size,
         } = next;
         let mounted_as = self.endpoint == *endpoint
             && self.region == *region
@@ -167,7 +208,8 @@ impl Spec {
             && self.mount_name == *mount_name
             && self.mode == *mode
             && self.backend == *backend
-            && self.virtual_host_style == *virtual_host_style;
+            && self.virtual_host_style == *virtual_host_style
+            && self.cache_size == *cache_size;
         let key_as = self.access_key_id == *access_key_id
             && self.secret == *secret
             && self.secret_version == *secret_version;
@@ -361,6 +403,7 @@ mod tests {
             mode: Mode::ReadOnly,
             backend: Backend::Default,
             virtual_host_style: false,
+            cache_size: CacheSize::default(),
         };
         assert_eq!(spec.impact_of(&spec.clone()), Impact::Texts);
         let key = Spec {

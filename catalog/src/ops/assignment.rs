@@ -220,6 +220,7 @@ impl Catalog {
             mode: resolved.mode(activation.asked_mode),
             backend: connector.spec.backend,
             virtual_host_style: connector.spec.virtual_host_style,
+            cache_size: connector.spec.cache_size,
             unix_group: pool.groups.get(project).map(|group| group.as_str().to_owned()),
             allow_http: rules.allow_http,
             allowed_networks: rules.allowed_networks.iter().map(ToString::to_string).collect(),

@@ -96,6 +96,7 @@ impl Catalog {
             mode,
             backend,
             virtual_host_style,
+            cache_size,
         } = new;
         let mut change = Change::new(&actor.name, "CreateConnector", EventKind::Created, &name, uid)
             .in_project(project.meta.uid, project.community_uid);
@@ -154,6 +155,7 @@ impl Catalog {
             mode,
             backend,
             virtual_host_style,
+            cache_size,
         };
         let meta = Meta::new(uid, texts, actor.name.to_string(), writing.now());
         let connector = Connector {

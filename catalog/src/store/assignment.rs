@@ -16,6 +16,7 @@ use super::columns::{from_json, json, named, padded, values_of};
 use super::entity::assignment;
 use super::{Snapshot, Writing, failed};
 use crate::domain::assignment::{Assignment, AssignmentSpec, RemovalOrder};
+use crate::domain::connector::CacheSize;
 use crate::domain::{Backend, Error, Mode};
 
 /// A host's assignments and removals that changed after a revision, ordered by uid.
@@ -366,6 +367,9 @@ struct StoredSpec {
     mode: String,
     backend: String,
     virtual_host_style: bool,
+    /// In MiB.
+    #[serde(default)]
+    cache_size: i32,
     unix_group: Option<String>,
     allow_http: bool,
     allowed_networks: Vec<String>,
@@ -374,7 +378,9 @@ struct StoredSpec {
 /// One spec from the other: the fields once for both directions. What is not a plain text on both sides is given, as an
 /// expression over the field's own name. Nothing is left out on either side, so a new field stops the build here.
 macro_rules! spec_from {
-    ($spec:expr, $From:ident => $To:ident { $mode:ident: $to_mode:expr, $backend:ident: $to_backend:expr $(,)? }) => {{
+    ($spec:expr, $From:ident => $To:ident {
+        $mode:ident: $to_mode:expr, $backend:ident: $to_backend:expr, $cache_size:ident: $to_cache_size:expr $(,)?
+    }) => {{
         let $From {
             activation,
             connector,
@@ -387,6 +393,7 @@ macro_rules! spec_from {
             mode: $mode,
             backend: $backend,
             virtual_host_style,
+            $cache_size,
             unix_group,
             allow_http,
             allowed_networks,
@@ -403,6 +410,7 @@ macro_rules! spec_from {
             mode: $to_mode,
             backend: $to_backend,
             virtual_host_style,
+            cache_size: $to_cache_size,
             unix_group,
             allow_http,
             allowed_networks,
@@ -415,6 +423,7 @@ fn of_row(row: assignment::Model) -> Result<Assignment, Error> {
     let spec = spec_from!(stored, StoredSpec => AssignmentSpec {
         mode: named(&mode, Mode::from_name)?,
         backend: named(&backend, Backend::from_name)?,
+        cache_size: CacheSize::of_mib(cache_size).map_err(Error::internal)?,
     });
     let removal = match (&row.removal_reason, row.removal_grace) {
         (Some(reason), Some(grace)) => Some(RemovalOrder {
@@ -454,6 +463,7 @@ fn to_row(assignment: &Assignment) -> assignment::Model {
     let stored = spec_from!(spec.clone(), AssignmentSpec => StoredSpec {
         mode: mode.as_str().to_owned(),
         backend: backend.as_str().to_owned(),
+        cache_size: cache_size.mib(),
     });
     assignment::Model {
         uid: *uid,

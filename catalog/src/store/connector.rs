@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::columns::{meta_of, named, parsed, row_of};
 use super::entity::{connector, project, secret};
 use super::{Snapshot, Writing, failed};
-use crate::domain::connector::{Connector, SecretRef, Spec};
+use crate::domain::connector::{CacheSize, Connector, SecretRef, Spec};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::names::{ConnectorName, ProjectName, SecretName};
 use crate::domain::project::Project;
@@ -152,6 +152,9 @@ fn of_rows(
             mode: named(&row.mode, Mode::from_name)?,
             backend: named(&row.backend, Backend::from_name)?,
             virtual_host_style: row.virtual_host_style,
+            cache_size: i32::try_from(row.cache_size_mib)
+                .map_err(Error::internal)
+                .and_then(|mib| CacheSize::of_mib(mib).map_err(Error::internal))?,
         },
         meta: meta_of!(row),
     })
@@ -176,6 +179,7 @@ fn to_row(connector: &Connector) -> connector::Model {
         mode,
         backend,
         virtual_host_style,
+        cache_size,
     } = spec;
     row_of!(
         connector,
@@ -193,5 +197,6 @@ fn to_row(connector: &Connector) -> connector::Model {
         mode: mode.as_str().into(),
         backend: backend.as_str().into(),
         virtual_host_style: *virtual_host_style,
+        cache_size_mib: cache_size.mib().into(),
     )
 }

@@ -11,6 +11,7 @@ mod m0003_fleet;
 mod m0004_lifecycle;
 mod m0005_offline;
 mod m0006_bans;
+mod m0007_cache_size;
 
 /// All migrations, in their order.
 pub(super) struct Migrator;
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_lifecycle::Migration),
             Box::new(m0005_offline::Migration),
             Box::new(m0006_bans::Migration),
+            Box::new(m0007_cache_size::Migration),
         ]
     }
 }

@@ -64,7 +64,7 @@ async fn reading_is_quick(bucket: Bucket) {
     let bytes = some_bytes(128 << 20);
     let size = bytes.len() as u64;
     let etag = put(store, &key, bytes.clone()).await;
-    let budget = MemoryBudget::of_this_process();
+    let budget = MemoryBudget::of_this_process(None);
     let reader = Reader::new(
         Arc::clone(store) as Arc<dyn ObjectStore>,
         budget.clone(),

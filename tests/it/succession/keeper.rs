@@ -185,6 +185,7 @@ impl Keeper {
             bucket: self.bucket.clone(),
             prefix: String::new(),
             path_style: true,
+            cache_size_mib: 0,
             read_only: false,
             uid: 0,
             gid: 0,

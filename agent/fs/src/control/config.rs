@@ -34,6 +34,7 @@ pub(super) fn supervised_settings(
         bucket,
         prefix,
         path_style,
+        cache_size_mib,
         read_only,
         uid,
         gid,
@@ -83,6 +84,7 @@ pub(super) fn supervised_settings(
         staging,
         lock: None,
         index: Some(index),
+        memory_bytes: Some(u64::from(cache_size_mib) << 20).filter(|bytes| *bytes > 0),
     };
     Ok((store, settings))
 }

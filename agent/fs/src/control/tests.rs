@@ -16,6 +16,7 @@ fn config() -> WorkerConfig {
         bucket: "data".to_owned(),
         prefix: String::new(),
         path_style: true,
+        cache_size_mib: 0,
         read_only: false,
         uid: 0,
         gid: 0,

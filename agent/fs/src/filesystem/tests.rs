@@ -63,6 +63,7 @@ impl World {
             staging: staging.path().to_owned(),
             lock: None,
             index: None,
+            memory_bytes: None,
         };
         change(&mut settings);
         let runtime = Handle::current();

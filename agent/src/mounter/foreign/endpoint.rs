@@ -100,6 +100,7 @@ mod tests {
             bucket: "data".to_owned(),
             prefix: String::new(),
             path_style: true,
+            cache_size_mib: 0,
             read_only: false,
             endpoint_rules: EndpointRules {
                 allow_http: false,

@@ -55,7 +55,10 @@ pub(super) fn arguments(order: &Order<'_>, keys: &Keys) -> Result<Vec<OsString>,
     give("--file-mode", file_mode.to_owned());
     give("--dir-mode", dir_mode.to_owned());
     give("--stat-cache-ttl", format!("{METADATA_TTL_SECONDS}s"));
-    give("--memory-limit", MEMORY_MIB.to_string());
+    give(
+        "--memory-limit",
+        order.cache_size_mib.unwrap_or(MEMORY_MIB).to_string(),
+    );
     give("--read-retry-attempts", READ_ATTEMPTS.to_string());
     give("--print-stats", "0".to_owned());
     give(

@@ -18,6 +18,8 @@ pub(super) struct Order<'a> {
     /// Without the slash at its end; empty for the whole bucket.
     pub(super) prefix: &'a str,
     pub(super) path_style: bool,
+    /// Memory for what is read, in MiB.
+    pub(super) cache_size_mib: Option<u32>,
     pub(super) read_only: bool,
     /// Whether a group may enter.
     pub(super) grouped: bool,
@@ -77,6 +79,7 @@ impl<'a> Order<'a> {
             bucket: &serving.bucket,
             prefix,
             path_style: serving.path_style,
+            cache_size_mib: Some(serving.cache_size_mib).filter(|mib| *mib > 0),
             read_only: serving.read_only,
             grouped: about.unix_group.is_some(),
             gid,

@@ -12,6 +12,7 @@ fn serving(change: impl FnOnce(&mut Serving)) -> Serving {
         bucket: "data".to_owned(),
         prefix: "team/a/".to_owned(),
         path_style: true,
+        cache_size_mib: 0,
         read_only: false,
         endpoint_rules: EndpointRules::default(),
         foreign: Some(Foreign::S3fs),
@@ -94,6 +95,9 @@ fn what_is_ordered_changes_only_what_it_is_about() {
         let regionless = told(program, &serving(|serving| serving.region = String::new())).unwrap();
         assert!(regionless.contains("us-east-1"), "{regionless}");
     }
+    let sized = serving(|serving| serving.cache_size_mib = 64);
+    let with_size = told(Foreign::Geesefs, &sized).unwrap();
+    assert!(with_size.contains(" --memory-limit 64 "), "{with_size}");
     let by_host = serving(|serving| serving.path_style = false);
     assert!(
         told(Foreign::Geesefs, &by_host)

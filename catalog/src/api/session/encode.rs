@@ -116,6 +116,7 @@ fn spec(spec: AssignmentSpec) -> pb::AssignmentSpec {
         mode,
         backend,
         virtual_host_style,
+        cache_size,
         unix_group,
         allow_http,
         allowed_networks,
@@ -137,6 +138,7 @@ fn spec(spec: AssignmentSpec) -> pb::AssignmentSpec {
             allow_http,
             allowed_networks,
         }),
+        cache_size_mib: cache_size.mib(),
     }
 }
 

@@ -255,6 +255,7 @@ async fn updates_change_the_named_fields_and_keep_the_rest() {
             mount_name: "folder".into(),
             options: Some(pb::ConnectorOptions {
                 virtual_host_style: true,
+                cache_size_mib: 64,
             }),
             ..Default::default()
         }),
@@ -272,7 +273,37 @@ async fn updates_change_the_named_fields_and_keep_the_rest() {
         (changed.mount_name.as_str(), changed.bucket.as_str()),
         ("folder", "data")
     );
-    assert!(changed.options.unwrap_or_default().virtual_host_style);
+    let options = changed.options.unwrap_or_default();
+    assert!(options.virtual_host_style && options.cache_size_mib == 0);
+    let update = |cache_size_mib: i32, backend: pb::Backend| {
+        let body = pb::UpdateConnectorRequest {
+            connector: Some(pb::Connector {
+                name: connector.name.clone(),
+                backend: backend.into(),
+                options: Some(pb::ConnectorOptions {
+                    cache_size_mib,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            update_mask: mask(&["backend", "options.cache_size_mib"]),
+            restart_mounts: false,
+        };
+        world.api.update_connector(request(&world.operator, body))
+    };
+    for (size, backend) in [
+        (15, pb::Backend::Default),
+        (-1, pb::Backend::Geesefs),
+        (1 << 21, pb::Backend::Default),
+        (64, pb::Backend::S3fs),
+    ] {
+        let status = update(size, backend).await.unwrap_err();
+        assert_eq!(wrong_fields(&status)[0].0, "connector.options.cache_size_mib");
+    }
+    update(0, pb::Backend::S3fs).await.unwrap();
+    let sized = update(64, pb::Backend::Geesefs).await.unwrap().into_inner();
+    let options = sized.options.unwrap_or_default();
+    assert!(options.virtual_host_style && options.cache_size_mib == 64);
     // The old folder's name is free again.
     let mut body = with(|connector| connector.mount_name = "data".into());
     body.connector_id = "second".into();

@@ -3,7 +3,7 @@
 use crate::domain::connector::{Connector, ConnectorChange, SecretRef, Spec};
 use crate::domain::names::SecretName;
 use crate::domain::project::Project;
-use crate::domain::{Error, Violations};
+use crate::domain::{Backend, Error, Violations};
 use crate::store::{self, Snapshot, Writing};
 
 /// The rules that need the store: all that are broken, at once.
@@ -16,8 +16,16 @@ pub(super) async fn check(writing: &Writing, project: &Project, connector: &Conn
         access_key_id,
         secret,
         secret_version,
+        backend,
+        cache_size,
         ..
     } = &connector.spec;
+    if *backend == Backend::S3fs && !cache_size.is_default() {
+        violations.add(
+            "connector.options.cache_size_mib",
+            "backend S3FS keeps nothing of what it reads; give 0, or choose DEFAULT or GEESEFS",
+        );
+    }
     if !store::mount_name::claim(writing, project.meta.uid, mount_name, connector.meta.uid).await? {
         violations.add(
             "connector.mount_name",
@@ -127,6 +135,7 @@ pub(super) async fn changed_spec(
         mode,
         backend,
         virtual_host_style,
+        cache_size,
         etag: _,
         restart_mounts: _,
     } = change;
@@ -151,6 +160,7 @@ pub(super) async fn changed_spec(
         mode: mode.unwrap_or(now.mode),
         backend: backend.unwrap_or(now.backend),
         virtual_host_style: virtual_host_style.unwrap_or(now.virtual_host_style),
+        cache_size: cache_size.unwrap_or(now.cache_size),
     })
 }
 
@@ -168,6 +178,7 @@ pub(super) fn changed_fields(before: &Spec, after: &Spec) -> Vec<&'static str> {
         mode,
         backend,
         virtual_host_style,
+        cache_size,
     } = after;
     [
         (before.endpoint != *endpoint, "endpoint"),
@@ -184,6 +195,7 @@ pub(super) fn changed_fields(before: &Spec, after: &Spec) -> Vec<&'static str> {
             before.virtual_host_style != *virtual_host_style,
             "options.virtual_host_style",
         ),
+        (before.cache_size != *cache_size, "options.cache_size_mib"),
     ]
     .into_iter()
     .filter_map(|(differs, field)| differs.then_some(field))

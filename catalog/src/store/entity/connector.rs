@@ -27,6 +27,7 @@ pub struct Model {
     pub mode: String,
     pub backend: String,
     pub virtual_host_style: bool,
+    pub cache_size_mib: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

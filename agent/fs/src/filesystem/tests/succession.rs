@@ -37,6 +37,7 @@ impl Place {
             staging: self.staging.path().to_owned(),
             lock: None,
             index: None,
+            memory_bytes: None,
         };
         let options = ReaderOptions::default();
         let budget = MemoryBudget::new(64 << 20);
