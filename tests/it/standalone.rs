@@ -345,6 +345,56 @@ fn after_kill_9_the_folder_says_so_and_can_be_mounted_again() {
 }
 
 #[test]
+fn a_mount_tells_how_it_does_and_what_is_none_is_told_so() {
+    let folder = Folder::start();
+    folder.store.put("large", vec![7_u8; 3 << 20]);
+    assert_eq!(fs::read(folder.at("large")).unwrap().len(), 3 << 20);
+    fs::write(folder.at("new.txt"), "typed here").unwrap();
+    names(folder.path());
+    let asked = |path: &Path, format: &str| {
+        mooring_fs(&folder.store)
+            .args(["status", path_text(path), "--format", format])
+            .output()
+            .unwrap()
+    };
+    let told = |format: &str| String::from_utf8(asked(folder.path(), format).stdout).unwrap();
+    let table = told("table");
+    for part in [
+        "0 open, 0 not in the store yet",
+        "3.0 MiB received, 10 bytes sent",
+        "listings   1 by the store",
+        "REQUEST",
+    ] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&told("json")).unwrap();
+    assert_eq!(json["received_bytes"], 3 << 20, "{json}");
+    assert_eq!(json["requests"]["put"]["count"], 1, "{json}");
+    assert!(json["requests"]["get"]["count"].as_u64() >= Some(1), "{json}");
+    assert!(json["reads_waited"].as_u64() >= Some(1), "{json}");
+    let prometheus = told("prometheus");
+    assert!(
+        prometheus.contains("\nmooring_fs_request_seconds_count{kind=\"put\"} 1\n"),
+        "{prometheus}"
+    );
+    // Only the mount itself says so, and copying its folder carries nothing along.
+    for (path, remedy) in [
+        (folder.at("new.txt"), "findmnt"),
+        (folder.scratch().to_owned(), "findmnt"),
+        (folder.at("absent"), "No such file"),
+    ] {
+        let refused = asked(&path, "table");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(remedy), "{said}");
+    }
+    let listed = run(
+        "getfattr",
+        &["--absolute-names", "-d", "-m", "-", path_text(folder.path())],
+    );
+    assert!(!listed.contains("mooring.status"), "{listed}");
+}
+
+#[test]
 fn a_folder_that_was_listed_before_a_kill_is_shown_at_once_and_verified_meanwhile() {
     let folder = Folder::start();
     let before = folder.mount_again("second", &["--metadata-ttl", "1s"]);

@@ -14,6 +14,7 @@ mod files;
 mod folders;
 mod moves;
 mod removal;
+mod status;
 mod subtrees;
 mod succession;
 
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use self::attributes::AttributeChange;
 pub use self::files::{Existing, Opened};
 pub use self::folders::OpenedFolder;
+use self::status::Counts;
 use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::clock;
 use crate::error::FsError;
@@ -40,6 +42,7 @@ use crate::namespace::names::{FileName, Prefix};
 use crate::namespace::runs::Entry;
 use crate::namespace::{Answer, Namespace};
 use crate::reader::Reader;
+use crate::store::metered::Requests;
 use crate::store::{ListRequest, ObjectStore, StoreError};
 use crate::succession::Recorder;
 use crate::writer::Writer;
@@ -95,6 +98,8 @@ pub struct Parts {
     pub recorder: Recorder,
     /// Listings that outlive the mount.
     pub index: Index,
+    /// What the bucket was asked.
+    pub requests: Arc<Requests>,
 }
 
 /// One mounted bucket.
@@ -113,6 +118,8 @@ pub struct Filesystem {
     stopping: CancellationToken,
     runtime: Handle,
     recorder: Recorder,
+    requests: Arc<Requests>,
+    counts: Counts,
 }
 
 /// Attributes as an application sees them.
@@ -201,6 +208,7 @@ impl Filesystem {
             runtime,
             recorder,
             index,
+            requests,
         } = parts;
         let tasks = TaskTracker::new();
         let namespace = Arc::new(Namespace::new(
@@ -234,6 +242,8 @@ impl Filesystem {
             stopping: CancellationToken::new(),
             runtime,
             recorder,
+            requests,
+            counts: Counts::begin(Instant::now()),
         })
     }
 

@@ -19,6 +19,7 @@ pub mod offload;
 pub mod options;
 pub mod reader;
 pub mod recover;
+pub mod status;
 pub mod store;
 pub mod succession;
 pub mod sys;

@@ -8,10 +8,10 @@ use anyhow::Context;
 use clap::Parser;
 use mooring_fs::fuse::LOG_FILTER;
 use mooring_fs::mount::{MountError, default_cache_dir, prepare_staging, run_standalone};
-use mooring_fs::options::{Command, CommandLine, MountOptions};
+use mooring_fs::options::{Command, CommandLine, MountOptions, StatusFormat, StatusOptions};
 use mooring_fs::recover::recover;
 use mooring_fs::tidy::tidy;
-use mooring_fs::{control, descriptors, options, sys};
+use mooring_fs::{control, descriptors, options, status, sys};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of a wrong command line, as in sysexits.h and in the other programs.
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             run_standalone(options, || {}).map_err(anyhow::Error::from)
         }
         Command::Mount(options) => start_in_background(options),
+        Command::Status(options) => show_status(options),
         Command::Recover(options) => {
             log_to_stderr();
             recover(options, &mut std::io::stdout()).map_err(anyhow::Error::from)
@@ -64,6 +65,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn show_status(options: &StatusOptions) -> anyhow::Result<()> {
+    let status = status::of_mount(&options.folder)?;
+    let text = match options.format {
+        StatusFormat::Table => status.table(),
+        StatusFormat::Json => serde_json::to_string_pretty(&status)? + "\n",
+        StatusFormat::Prometheus => status.prometheus(),
+    };
+    // Who reads no further has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Starts this program once more as the background part, and waits until it has mounted or failed. A new

@@ -22,6 +22,7 @@ use crate::options::MountOptions;
 use crate::reader::{Reader, ReaderOptions};
 use crate::store::address::AddressRules;
 use crate::store::http::{HttpOptions, PooledClient};
+use crate::store::metered::Metered;
 use crate::store::s3::{S3Options, S3Store};
 use crate::store::{Deadlines, ListRequest, ObjectStore, StoreError};
 use crate::succession::{Inheritance, Recorder};
@@ -129,7 +130,10 @@ fn parts(
     recorder: Recorder,
     index: Index,
 ) -> Result<Parts, MountError> {
-    let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options).map_err(|error| no_connection(&error))?);
+    let store = S3Store::new(options).map_err(|error| no_connection(&error))?;
+    let store = Metered::new(Arc::new(store));
+    let requests = store.requests();
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
     let runtime = Handle::current();
     let reader = Reader::new(
         Arc::clone(&store),
@@ -143,6 +147,7 @@ fn parts(
         runtime,
         recorder,
         index,
+        requests,
     })
 }
 

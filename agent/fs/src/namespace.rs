@@ -15,7 +15,7 @@ pub mod runs;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -50,10 +50,30 @@ pub struct Namespace {
     listed: Mutex<VecDeque<(Instant, Ino)>>,
     /// What outlives the mount.
     index: Index,
+    listings: Listings,
     /// The store begins a listing where it is asked to, as far as is known.
     divisible: AtomicBool,
     tasks: TaskTracker,
     runtime: Handle,
+}
+
+/// How folders were listed so far.
+#[derive(Debug, Default)]
+struct Listings {
+    begun: AtomicU64,
+    from_memory: AtomicU64,
+    left: AtomicU64,
+}
+
+/// How many times folders were listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListingCounts {
+    /// By the store.
+    pub begun: u64,
+    /// From memory.
+    pub from_memory: u64,
+    /// As a mount before has left them.
+    pub left: u64,
 }
 
 /// What a name is, and how long that may be believed.
@@ -109,6 +129,7 @@ impl Namespace {
             generation: Mutex::new(0),
             listed: Mutex::default(),
             index,
+            listings: Listings::default(),
             divisible: AtomicBool::new(true),
             tasks,
             runtime,
@@ -123,6 +144,20 @@ impl Namespace {
     /// How long what the store said may be believed.
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// How folders were listed so far.
+    pub fn listings(&self) -> ListingCounts {
+        let Listings {
+            begun,
+            from_memory,
+            left,
+        } = &self.listings;
+        ListingCounts {
+            begun: begun.load(Ordering::Relaxed),
+            from_memory: from_memory.load(Ordering::Relaxed),
+            left: left.load(Ordering::Relaxed),
+        }
     }
 
     /// Keys that cannot be shown, as far as they were met.
@@ -304,6 +339,7 @@ impl Namespace {
         if let Some(source) = &source
             && (verified || folder.loading.is_some())
         {
+            self.listings.from_memory.fetch_add(1, Ordering::Relaxed);
             return Ok((snapshot, source.clone()));
         }
         let Ok(path) = path else {
@@ -391,6 +427,7 @@ impl Namespace {
             folder.install_left(listing.clone(), listed.hidden);
             folder.loading = Some(Arc::clone(&verifying));
         }
+        self.listings.left.fetch_add(1, Ordering::Relaxed);
         lister.leave(listing);
         Some(verifying)
     }
@@ -400,6 +437,7 @@ impl Namespace {
         let abandoned = Abandon(Arc::clone(&lister));
         let lister = self.show_left(ino, path, &lister).await.unwrap_or(lister);
         let _abandoned_too = Abandon(Arc::clone(&lister));
+        self.listings.begun.fetch_add(1, Ordering::Relaxed);
         let verified = clock::wall();
         let result = lister
             .run(&self.store, prefix.as_str(), &self.hidden, &self.divisible)

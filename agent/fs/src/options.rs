@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Mounts S3 buckets as folders.
 #[derive(Parser, Debug)]
@@ -36,6 +36,14 @@ pub enum Command {
             the mount's; changing them on a file is accepted and has no effect."
     )]
     Mount(MountOptions),
+    /// Show how a mount does: what it keeps, what it asks of the store, and how long that takes.
+    #[command(
+        long_about = "Shows how the mount at the folder DIR does: its open and unsaved files, what it keeps in memory, how many \
+            of its reads have waited for the store, and each kind of request to the store with its failures and times, since \
+            its process began. Whoever may use the mount may ask.",
+        after_help = "Examples:\n  mooring-fs status /mnt/data\n  mooring-fs status /mnt/data --format prometheus"
+    )]
+    Status(StatusOptions),
     /// Upload what mounts could not upload before they ended.
     #[command(
         long_about = "Uploads what mounts of this machine's agent could not upload before they ended: because the store was \
@@ -145,6 +153,28 @@ pub struct TidyOptions {
     /// The name of one whose worker was killed, and is waited for.
     #[arg(long, value_name = "NAME")]
     pub ended: Vec<std::ffi::OsString>,
+}
+
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub struct StatusOptions {
+    /// The folder at which a bucket is mounted.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// How it is shown.
+    #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
+    pub format: StatusFormat,
+}
+
+/// How a status is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum StatusFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For Prometheus: its text format, as node_exporter's textfile collector takes it.
+    Prometheus,
 }
 
 /// Options of `recover`.

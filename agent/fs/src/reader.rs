@@ -210,6 +210,11 @@ impl Reader {
         ReadHandle(open)
     }
 
+    /// Memory that is in use, and how much may be.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.0.budget.used_bytes(), self.0.budget.limit_bytes())
+    }
+
     /// Waits until no download runs any more: after all handles are dropped.
     pub async fn finished(&self) {
         self.0.tasks.close();

@@ -9,6 +9,7 @@ mod breaker;
 pub mod http;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod metered;
 mod retry;
 pub mod s3;
 mod wire;

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use super::{Filesystem, Found};
 use crate::error::FsError;
 use crate::handle::HandleId;
-use crate::namespace::inode::{Ino, Kind, Link};
+use crate::namespace::inode::{Ino, Kind, Link, ROOT};
+use crate::status;
 
 /// What an application wants to change. Owner, group and permission bits are accepted and ignored, so they
 /// are not here.
@@ -102,6 +103,9 @@ impl Filesystem {
 
     /// The value of an extended attribute.
     pub fn extended_attribute(&self, ino: Ino, name: &str) -> Result<Vec<u8>, FsError> {
+        if (ino, name) == (ROOT, status::ATTRIBUTE) {
+            return Ok(serde_json::to_vec(&self.status()).unwrap_or_default());
+        }
         let table = self.namespace.table();
         let inode = table.get(ino)?;
         let gone = inode.link == Link::Gone;

@@ -4,6 +4,7 @@
 //! of may fill them: opening a newer version drops the pages, and older handles answer that they are stale.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -270,8 +271,10 @@ impl Filesystem {
             let pinned = self.pin(&handle)?;
             let plan = pinned.reader.plan(offset, u64::from(len));
             if let Some(bytes) = plan.now() {
+                self.counts.reads_from_memory.fetch_add(1, Ordering::Relaxed);
                 return Ok(bytes);
             }
+            self.counts.reads_waited.fetch_add(1, Ordering::Relaxed);
             leave_caller_thread().await;
             let error = match plan.wait().await {
                 Ok(bytes) => return Ok(bytes),

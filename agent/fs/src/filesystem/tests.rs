@@ -75,6 +75,7 @@ impl World {
             runtime,
             recorder: Recorder::default(),
             index,
+            requests: Arc::default(),
         };
         World {
             store,

@@ -122,6 +122,16 @@ impl Table {
         }
     }
 
+    /// How many inodes there are.
+    pub fn len(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Never, since there is the root.
+    pub fn is_empty(&self) -> bool {
+        self.inodes.is_empty()
+    }
+
     /// Has listings outdated in `index` from now on.
     pub fn outdates(&mut self, index: Index) {
         self.index = index;

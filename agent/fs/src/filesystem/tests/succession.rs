@@ -47,6 +47,7 @@ impl Place {
             runtime,
             recorder,
             index: Index::default(),
+            requests: Arc::default(),
         };
         (settings, parts)
     }
