@@ -73,3 +73,56 @@ async fn the_kernel_keeps_the_names_of_one_listing_at_a_time_and_of_no_changed_o
     assert_eq!(pages, NamePages::Unused, "somebody reads what was before");
     [sixth, seventh, eighth].into_iter().for_each(close);
 }
+
+#[tokio::test]
+async fn who_asks_for_one_name_after_the_other_soon_asks_the_store_no_more() {
+    let ttl = Duration::from_millis(400);
+    let world = World::with(|settings| settings.metadata_ttl = ttl);
+    for number in 0..100 {
+        world.store.insert(&format!("a/{number}"), "x");
+    }
+    let a = world.find("a").await.unwrap();
+    let asked = || world.requests(Call::Head);
+    for round in 1..=2 {
+        for number in 0..4 {
+            world.fs.lookup(a, &name(&number.to_string())).await.unwrap();
+        }
+        sleep(Duration::from_millis(50)).await;
+        let before = asked();
+        for number in 0..100 {
+            world.fs.lookup(a, &name(&number.to_string())).await.unwrap();
+        }
+        let absent = world.fs.lookup(a, &name("absent")).await;
+        assert!(matches!(absent, Err(FsError::NotFound)), "{absent:?}");
+        assert_eq!(asked(), before, "round {round}: the folder was listed");
+        // What is believed no longer than that is asked for again.
+        sleep(ttl).await;
+    }
+}
+
+#[tokio::test]
+async fn a_huge_folder_is_not_listed_for_the_sake_of_some_names_unless_somebody_reads_it() {
+    let world = World::new();
+    for number in 0..120_000 {
+        world.store.insert(&format!("a/{number:06}"), "x");
+    }
+    let a = world.find("a").await.unwrap();
+    for number in 0..10 {
+        world.fs.lookup(a, &name(&format!("{number:06}"))).await.unwrap();
+    }
+    let listed = || world.requests(Call::List);
+    for _ in 0..500 {
+        let before = listed();
+        sleep(Duration::from_millis(20)).await;
+        if listed() == before {
+            break;
+        }
+    }
+    let given_up = listed();
+    assert!((50..150).contains(&given_up), "{given_up} requests");
+    for number in 10..30 {
+        world.fs.lookup(a, &name(&format!("{number:06}"))).await.unwrap();
+    }
+    assert_eq!(listed(), given_up + 20, "one for each name, and that is all");
+    assert_eq!(world.names_in(a).await.len(), 120_000);
+}
