@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use self::directory::{Directory, Known, Listing, Snapshot};
+use self::directory::{Known, Listing, Snapshot};
 use self::hidden::{HiddenLog, Reason};
 use self::index::{Index, STALE_MAX};
 use self::inode::{Ino, Kind, Link, Metadata, Table};
@@ -189,7 +189,7 @@ impl Namespace {
     }
 
     /// What a name in a folder is. `Err(NotFound)` if nothing.
-    pub async fn resolve(self: &Arc<Self>, parent: Ino, name: &FileName) -> Result<Resolved, FsError> {
+    pub async fn resolve(&self, parent: Ino, name: &FileName) -> Result<Resolved, FsError> {
         match self.find(parent, name).await? {
             Answer::Is(resolved) => Ok(resolved),
             Answer::Absent { until: _ } => Err(FsError::NotFound),
@@ -198,7 +198,7 @@ impl Namespace {
 
     /// What a name in a folder is, or for how long it may be taken as absent. `Err(NotFound)` if there is no
     /// such folder.
-    pub async fn find(self: &Arc<Self>, parent: Ino, name: &FileName) -> Result<Answer, FsError> {
+    pub async fn find(&self, parent: Ino, name: &FileName) -> Result<Answer, FsError> {
         let path = {
             let table = self.table();
             let now = Instant::now();
@@ -229,7 +229,6 @@ impl Namespace {
         };
         leave_caller_thread().await;
         let asked = Instant::now();
-        self.list_beside(parent, asked);
         let answer = self.ask(&path).await;
         let until = asked + self.ttl;
         let local = self.table().folder(parent)?.changed_since(name, asked);
@@ -286,23 +285,14 @@ impl Namespace {
     /// file's bytes are being written here. A file that is gone stays as it was while it is open.
     pub async fn refresh(&self, ino: Ino) -> Result<(), FsError> {
         let key = {
-            let mut table = self.table();
-            let now = Instant::now();
+            let table = self.table();
             let inode = table.get(ino)?;
             let Kind::File(file) = &inode.kind else {
                 return Ok(());
             };
-            let settled = file.edit.is_some() || inode.link == Link::Gone || file.verified + self.ttl > now;
+            let settled =
+                file.edit.is_some() || inode.link == Link::Gone || file.verified + self.ttl > Instant::now();
             if settled {
-                return Ok(());
-            }
-            // Its folder may have been listed since.
-            if let Link::At(parent, name) = &inode.link
-                && let Known::Is(Entry::File(version), until) =
-                    table.folder(*parent)?.known(name, now, self.ttl)
-            {
-                let verified = until.checked_sub(self.ttl).unwrap_or(now);
-                table.file_mut(ino)?.adopt(version, None, verified);
                 return Ok(());
             }
             self.key(&table.path(ino)?)?
@@ -340,11 +330,11 @@ impl Namespace {
         let verified = shown.as_ref().is_some_and(|listing| listing.left_until.is_none());
         let (snapshot, source) = match (shown, &folder.loading) {
             (Some(listing), _) => (folder.snapshot(listing.started), Some(Source::Run(listing))),
-            (None, Some(lister)) if lister.join() => {
+            (None, Some(lister)) => {
                 let lister = Arc::clone(lister);
                 (folder.snapshot(lister.started), Some(Source::Lister(lister)))
             }
-            (None, _) => (folder.snapshot(now), None),
+            (None, None) => (folder.snapshot(now), None),
         };
         if let Some(source) = &source
             && (verified || folder.loading.is_some())
@@ -364,46 +354,15 @@ impl Namespace {
         };
         let prefix = self.folder_key(&path)?;
         let lister = Arc::new(Lister::new(now, generation));
-        lister.join();
-        self.begin(ino, folder, (path, prefix), &lister);
-        Ok((snapshot, source.unwrap_or(Source::Lister(lister))))
-    }
-
-    /// When names of a folder are asked for one after the other, lists it: whoever reads all files of a folder in whatever
-    /// order has the rest of the answers then.
-    fn list_beside(self: &Arc<Self>, ino: Ino, now: Instant) {
-        let mut table = self.table();
-        let generation = *self.generation.lock();
-        let path = table.path(ino);
-        let Ok(folder) = table.folder_mut(ino) else {
-            return;
-        };
-        if !folder.question(now) {
-            return;
-        }
-        let Some((path, prefix)) = path.ok().and_then(|path| {
-            let prefix = self.folder_key(&path).ok()?;
-            Some((path, prefix))
-        }) else {
-            return;
-        };
-        let lister = Arc::new(Lister::new(now, generation));
-        self.begin(ino, folder, (path, prefix), &lister);
-    }
-
-    fn begin(
-        self: &Arc<Self>,
-        ino: Ino,
-        folder: &mut Directory,
-        (path, prefix): (String, Key),
-        lister: &Arc<Lister>,
-    ) {
-        folder.loading = Some(Arc::clone(lister));
-        let (namespace, lister) = (Arc::clone(self), Arc::clone(lister));
+        folder.loading = Some(Arc::clone(&lister));
+        drop(table);
+        let namespace = Arc::clone(self);
+        let task = Arc::clone(&lister);
         self.tasks.spawn_on(
-            async move { namespace.load(ino, &path, &prefix, lister).await },
+            async move { namespace.load(ino, &path, &prefix, task).await },
             &self.runtime,
         );
+        Ok((snapshot, source.unwrap_or(Source::Lister(lister))))
     }
 
     /// Folders moved: no listing that is in progress or remembered below `ino` counts any more.
@@ -459,7 +418,6 @@ impl Namespace {
             left_until: Some(now + STALE_MAX.saturating_sub(age)),
         };
         let verifying = Arc::new(Lister::new(now, lister.generation));
-        verifying.join();
         {
             let mut table = self.table();
             if *self.generation.lock() != lister.generation {
@@ -507,7 +465,6 @@ impl Namespace {
                 self.listed.lock().push_back((now, ino));
             }
             Ok(_) => {}
-            Err(_) if lister.is_given_up() => folder.too_large(Instant::now()),
             Err(error) => tracing::warn!(prefix = prefix.as_str(), %error, "a folder cannot be listed"),
         }
     }

@@ -17,15 +17,6 @@ use super::runs::{Entry, Run};
 /// How long what a mount before has left may be believed at a time: it is verified meanwhile.
 pub const LEFT_TTL: Duration = Duration::from_secs(1);
 
-/// Names asked for one by one before the folder is listed, as far as it is not known to be large.
-const QUESTIONS_MIN: usize = 3;
-
-/// Names of a listing that cost as much as one that is asked for by itself: a page has 1000, and a question is two requests.
-const NAMES_PER_QUESTION: usize = 2000;
-
-/// For so long a folder that was too large to be listed for the sake of some names is not tried again.
-const TOO_LARGE_KEPT: Duration = Duration::from_secs(600);
-
 /// Finished changes kept before those that nobody may believe any more are dropped.
 const CHANGES_KEPT: usize = 4096;
 
@@ -44,11 +35,6 @@ pub struct Directory {
     hidden: Arc<Vec<String>>,
     /// Whose names the kernel has in pages of its own, or is being given.
     pages: Option<Pages>,
-    /// Names that were asked for one by one since the last listing.
-    questions: usize,
-    /// How many names the last listing had, also when nobody believes it any more.
-    names: usize,
-    too_large_until: Option<Instant>,
 }
 
 /// The kernel's pages of a folder's names. Readers of two listings would mix them there.
@@ -135,9 +121,6 @@ impl Directory {
             marker: false,
             hidden: Arc::default(),
             pages: None,
-            questions: 0,
-            names: 0,
-            too_large_until: None,
         }
     }
 
@@ -218,28 +201,11 @@ impl Directory {
         }
     }
 
-    /// A name is about to be asked for. True if the folder is to be listed besides: when that costs no more than what was
-    /// asked since the last time.
-    pub fn question(&mut self, now: Instant) -> bool {
-        if self.loading.is_some() || self.too_large_until.is_some_and(|until| until > now) {
-            return false;
-        }
-        self.questions += 1;
-        self.questions > QUESTIONS_MIN.max(self.names / NAMES_PER_QUESTION)
-    }
-
-    /// It was not worth listing for the sake of some names.
-    pub fn too_large(&mut self, now: Instant) {
-        self.too_large_until = Some(now + TOO_LARGE_KEPT);
-    }
-
     /// Takes a finished listing, and forgets the changes that it must have seen.
     pub fn install(&mut self, started: Instant, finished: Instant, listed: Listed) {
         let Listed { run, marker, hidden } = listed;
         self.changes
             .retain(|_, change| change.at.is_none_or(|at| at >= started));
-        self.questions = 0;
-        self.names = run.entries().len();
         self.marker = marker;
         self.hidden = Arc::new(hidden);
         self.listing = Some(Listing {

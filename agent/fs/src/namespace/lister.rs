@@ -39,10 +39,6 @@ const PARALLEL_NEAR: usize = 4;
 /// With its first page still on the way, nobody knows whether a folder is large: then fewer questions are asked.
 const PARALLEL_AT_FIRST: usize = 8;
 
-/// A listing that nobody reads, begun since many names were asked for, ends after so many pages: a folder of more than
-/// 100,000 names is not worth it.
-const PAGES_UNREAD_MAX: u32 = 100;
-
 /// A store that answers faster is nearby.
 const NEAR: Duration = Duration::from_millis(10);
 
@@ -54,10 +50,6 @@ pub struct Lister {
     /// The namespace's generation at that time; the result counts only if it is still the same.
     pub generation: u64,
     progress: Mutex<Progress>,
-    /// Somebody reads it.
-    is_read: AtomicBool,
-    /// Nobody did, and it was too long for that.
-    is_given_up: AtomicBool,
     /// What a mount before has left, in place of what this one would find.
     left: OnceLock<Listing>,
     moved: Notify,
@@ -96,8 +88,6 @@ impl Lister {
             started,
             generation,
             progress: Mutex::default(),
-            is_read: AtomicBool::new(false),
-            is_given_up: AtomicBool::new(false),
             left: OnceLock::new(),
             moved: Notify::new(),
         }
@@ -113,28 +103,21 @@ impl Lister {
         hidden: &HiddenLog,
         divisible: &AtomicBool,
     ) -> Result<Listed, FsError> {
-        let result = loop {
-            let divided = divisible.load(Ordering::Relaxed);
-            match self.pages(store, prefix, hidden, divided).await {
-                Ok(listed) => break Ok(listed),
-                Err(Unlisted::Failed(error)) => break Err(error),
-                Err(Unlisted::Indivisible) => {
-                    divisible.store(false, Ordering::Relaxed);
-                    tracing::info!(
-                        prefix,
-                        "the store does not list from where it is asked to; folders are listed page after page"
-                    );
-                }
-                Err(Unlisted::Unread) => {
-                    self.is_given_up.store(true, Ordering::SeqCst);
-                    // Who has come before that was told waits for it.
-                    if !self.is_read.load(Ordering::SeqCst) {
-                        break Err(FsError::TimedOut);
-                    }
-                    self.is_given_up.store(false, Ordering::SeqCst);
-                }
-            }
-        };
+        let mut result = self
+            .pages(store, prefix, hidden, divisible.load(Ordering::Relaxed))
+            .await;
+        if let Err(Unlisted::Indivisible) = result {
+            divisible.store(false, Ordering::Relaxed);
+            tracing::info!(
+                prefix,
+                "the store does not list from where it is asked to; folders are listed page after page"
+            );
+            result = self.pages(store, prefix, hidden, false).await;
+        }
+        let result = result.map_err(|unlisted| match unlisted {
+            Unlisted::Failed(error) => error,
+            Unlisted::Indivisible => unreachable!("nothing was divided"),
+        });
         self.progress.lock().end = Some(result.as_ref().map(|_| ()).map_err(Clone::clone));
         self.moved.notify_waiters();
         result
@@ -144,17 +127,6 @@ impl Lister {
     pub fn abandon(&self, error: FsError) {
         self.progress.lock().end.get_or_insert(Err(error));
         self.moved.notify_waiters();
-    }
-
-    /// Somebody is about to read it. False if it was given up: then another one is to be begun.
-    pub fn join(&self) -> bool {
-        self.is_read.store(true, Ordering::SeqCst);
-        !self.is_given_up.load(Ordering::SeqCst)
-    }
-
-    /// Whether it was given up, since it is long and nobody reads it.
-    pub fn is_given_up(&self) -> bool {
-        self.is_given_up.load(Ordering::SeqCst)
     }
 
     /// Gives its readers what a mount before has left. Nothing was found yet.
@@ -234,9 +206,6 @@ impl Lister {
                 parallel = PARALLEL_FAR;
             }
             pages += 1;
-            if pages >= PAGES_UNREAD_MAX && page.next.is_some() && !self.is_read.load(Ordering::SeqCst) {
-                return Err(Unlisted::Unread);
-            }
             if divisible && !is_in_order(&page, prefix, ranges.at(range)) {
                 return Err(Unlisted::Indivisible);
             }
@@ -315,8 +284,6 @@ struct Asked<'a> {
 enum Unlisted {
     /// The store begins elsewhere than it was asked to.
     Indivisible,
-    /// It is long, and nobody reads it.
-    Unread,
     /// It does not answer, or refuses.
     Failed(FsError),
 }
