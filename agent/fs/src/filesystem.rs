@@ -29,7 +29,6 @@ use tokio_util::task::TaskTracker;
 
 pub use self::attributes::AttributeChange;
 pub use self::files::{Existing, Opened};
-pub use self::folders::OpenedFolder;
 use self::status::Counts;
 use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::clock;

@@ -20,16 +20,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 use tracing::debug_span;
 
 use self::convert::{
-    absent, access, attr, folder_flags, fopen_flags, open_flags, reply_attr, reply_empty, reply_entry,
-    reply_xattr,
+    absent, access, attr, fopen_flags, open_flags, reply_attr, reply_empty, reply_entry, reply_xattr,
 };
 use crate::clock;
 use crate::errno::errno;
@@ -442,7 +441,7 @@ impl fuser::Filesystem for Fuse {
         let opened = self.filesystem.open_folder(Ino(ino.0), &attempt);
         self.filesystem.write_down();
         match opened {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), folder_flags(opened.pages)),
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
         }
     }

@@ -129,10 +129,6 @@ pub struct FolderHandle {
     pub ino: Ino,
     request: Option<u64>,
     view: Mutex<Option<Arc<View>>>,
-    /// Its reader may fill the kernel's pages.
-    pub has_pages: AtomicBool,
-    /// A dead worker had opened it: nobody knows what of it the kernel has.
-    is_restored: bool,
     /// What a dead worker has given out, until somebody reads on.
     given: Mutex<Option<Arc<Given>>>,
 }
@@ -228,14 +224,6 @@ impl Handles {
         Some(closed)
     }
 
-    /// Whether somebody reads a folder since before this process.
-    pub fn is_read_from_before(&self, ino: Ino) -> bool {
-        let folders = self.folders.lock();
-        folders
-            .values()
-            .any(|handle| handle.is_restored && handle.ino == ino)
-    }
-
     /// Takes a folder's handle away.
     pub fn close_folder(&self, id: HandleId) -> Option<Arc<FolderHandle>> {
         let closed = self.folders.lock().remove(&id)?;
@@ -286,8 +274,6 @@ impl FolderHandle {
             ino,
             request,
             view: Mutex::new(None),
-            has_pages: AtomicBool::new(false),
-            is_restored: false,
             given: Mutex::new(None),
         }
     }
@@ -318,16 +304,6 @@ impl FolderHandle {
             snapshot,
             source,
         }))))
-    }
-}
-
-impl View {
-    /// When its listing began; `None` of one that has no names to keep, since it is of no use there.
-    pub fn listing(&self) -> Option<Instant> {
-        match &self.source {
-            Source::Run(listing) => (!listing.run.entries().is_empty()).then_some(listing.started),
-            Source::Lister(lister) => Some(lister.started),
-        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! with just that key, the marker; a folder that becomes empty here gets one too, since on a disk it would
 //! stay.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -13,7 +12,7 @@ use super::{Filesystem, Found, Purpose};
 use crate::clock;
 use crate::error::FsError;
 use crate::handle::{Batch, HandleId};
-use crate::namespace::directory::{Directory, NamePages};
+use crate::namespace::directory::Directory;
 use crate::namespace::inode::{Ino, Kind, Link, Metadata, ROOT};
 use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
@@ -25,46 +24,23 @@ use crate::writer::staging::METADATA_COMMIT;
 /// Entries given out at once: what fits into the largest reply that kernels ask for.
 const BATCH_ENTRIES: usize = 1024;
 
-/// An open folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenedFolder {
-    /// Its handle.
-    pub handle: HandleId,
-    /// What the kernel shall do with its own pages.
-    pub pages: NamePages,
-}
-
 impl Filesystem {
     /// Opens a folder, and begins to list it if the last listing is too old.
-    pub fn open_folder(&self, ino: Ino, attempt: &Attempt) -> Result<OpenedFolder, FsError> {
+    pub fn open_folder(&self, ino: Ino, attempt: &Attempt) -> Result<HandleId, FsError> {
         let earlier = attempt.request().filter(|_| attempt.is_repeated());
         if let Some(handle) = earlier.and_then(|request| self.handles.folder_of_request(request)) {
-            return Ok(OpenedFolder {
-                handle,
-                pages: NamePages::Unused,
-            });
+            return Ok(handle);
         }
         self.namespace.table().folder(ino)?;
         let handle = self.handles.open_folder(ino, attempt.request())?;
         self.namespace.table().opened(ino);
         // Begin now: the kernel asks for the first entries in a moment.
-        let folder = self.handles.folder(handle)?;
-        let view = match folder.begin(&self.namespace) {
-            Ok(view) => view,
-            Err(error) => {
-                self.release_folder(handle);
-                return Err(error);
-            }
-        };
-        let listing = view.listing().filter(|_| !self.handles.is_read_from_before(ino));
-        let pages = match listing {
-            Some(listing) => self.namespace.table().folder_mut(ino)?.pages_opened(listing),
-            None => NamePages::Unused,
-        };
-        folder
-            .has_pages
-            .store(pages != NamePages::Unused, Ordering::Relaxed);
-        Ok(OpenedFolder { handle, pages })
+        let begun = self.handles.folder(handle)?.begin(&self.namespace);
+        if let Err(error) = begun {
+            self.release_folder(handle);
+            return Err(error);
+        }
+        Ok(handle)
     }
 
     /// Entries of an open folder from `position` on, waiting for at least one; empty at the end.
@@ -124,13 +100,7 @@ impl Filesystem {
     /// Closes a folder.
     pub fn release_folder(&self, handle: HandleId) {
         if let Some(handle) = self.handles.close_folder(handle) {
-            let mut table = self.namespace.table();
-            if handle.has_pages.load(Ordering::Relaxed)
-                && let Ok(folder) = table.folder_mut(handle.ino)
-            {
-                folder.pages_closed();
-            }
-            table.closed(handle.ino);
+            self.namespace.table().closed(handle.ino);
         }
     }
 

@@ -107,7 +107,7 @@ impl World {
     }
 
     async fn names_in(&self, folder: Ino) -> Vec<String> {
-        let OpenedFolder { handle, .. } = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
+        let handle = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
         let mut names = Vec::new();
         let mut position = 0;
         loop {

@@ -12,7 +12,6 @@ use crate::errno::errno;
 use crate::error::FsError;
 use crate::filesystem::{Attributes, Found, Opened};
 use crate::handle::Access;
-use crate::namespace::directory::NamePages;
 
 pub(super) fn attr(attributes: &Attributes) -> fuser::FileAttr {
     let Attributes {
@@ -90,14 +89,6 @@ pub(super) fn fopen_flags(opened: Opened) -> FopenFlags {
         FopenFlags::FOPEN_KEEP_CACHE
     } else {
         FopenFlags::empty()
-    }
-}
-
-pub(super) fn folder_flags(pages: NamePages) -> FopenFlags {
-    match pages {
-        NamePages::Unused => FopenFlags::empty(),
-        NamePages::Fill => FopenFlags::FOPEN_CACHE_DIR,
-        NamePages::Keep => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
     }
 }
 

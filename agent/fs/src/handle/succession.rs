@@ -159,7 +159,6 @@ impl FolderHandle {
             .collect();
         FolderHandle {
             given: Mutex::new(Some(Arc::new(given))),
-            is_restored: true,
             ..FolderHandle::new(
                 (HandleId(folder.handle), Ino(folder.ino)),
                 folder.request,

@@ -33,28 +33,6 @@ pub struct Directory {
     changes: HashMap<FileName, Change>,
     marker: bool,
     hidden: Arc<Vec<String>>,
-    /// Whose names the kernel has in pages of its own, or is being given.
-    pages: Option<Pages>,
-}
-
-/// The kernel's pages of a folder's names. Readers of two listings would mix them there.
-#[derive(Debug)]
-struct Pages {
-    /// When the listing began; none once something was changed here.
-    listing: Option<Instant>,
-    /// Open handles that may fill them.
-    readers: u32,
-}
-
-/// What the kernel shall do with its pages of a folder's names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NamePages {
-    /// Ask for every name.
-    Unused,
-    /// Fill them anew.
-    Fill,
-    /// Answer from them: they are of this very listing, and nothing was changed here since.
-    Keep,
 }
 
 /// What is known of a name.
@@ -120,7 +98,6 @@ impl Directory {
             changes: HashMap::new(),
             marker: false,
             hidden: Arc::default(),
-            pages: None,
         }
     }
 
@@ -176,10 +153,6 @@ impl Directory {
     /// Notes that a name is now `entry`, in S3 since `at`, or only here.
     pub fn change(&mut self, name: FileName, entry: Option<Entry>, at: Option<Instant>) {
         self.changes.insert(name, Change { at, entry });
-        // The kernel knows of what it was told that it was done, which an operation that came too late was not.
-        if let Some(pages) = &mut self.pages {
-            pages.listing = None;
-        }
     }
 
     /// Drops finished changes that are older than anything that may be believed. Called now and then.
@@ -254,31 +227,6 @@ impl Directory {
                 .filter_map(|(name, change)| Some((name.clone(), change.entry.clone()?)))
                 .collect(),
             changed: newer().map(|(name, _)| name.clone()).collect(),
-        }
-    }
-
-    /// Somebody is about to read a listing that began at `listing`.
-    pub fn pages_opened(&mut self, listing: Instant) -> NamePages {
-        match &mut self.pages {
-            Some(pages) if pages.listing == Some(listing) => {
-                pages.readers += 1;
-                NamePages::Keep
-            }
-            Some(Pages { readers: 1.., .. }) => NamePages::Unused,
-            Some(_) | None => {
-                self.pages = Some(Pages {
-                    listing: Some(listing),
-                    readers: 1,
-                });
-                NamePages::Fill
-            }
-        }
-    }
-
-    /// Whoever was told to fill or keep the pages has closed the folder.
-    pub fn pages_closed(&mut self) {
-        if let Some(pages) = &mut self.pages {
-            pages.readers = pages.readers.saturating_sub(1);
         }
     }
 

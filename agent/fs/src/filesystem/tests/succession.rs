@@ -393,7 +393,7 @@ async fn a_folder_that_was_read_in_part_goes_on_from_every_position_that_was_giv
         place.store.insert(key, "");
     }
     let old = place.first();
-    let OpenedFolder { handle, .. } = old.open_folder(ROOT, &once(&old, 2)).unwrap();
+    let handle = old.open_folder(ROOT, &once(&old, 2)).unwrap();
     let batch = old.list(handle, 0).await.unwrap();
     let given: Vec<(FileName, u64)> = batch.entries[..3]
         .iter()
@@ -451,7 +451,7 @@ async fn a_large_folder_is_read_on_while_the_successor_still_lists_it() {
         place.store.insert(&format!("name-{number:04}"), "");
     });
     let old = place.first();
-    let OpenedFolder { handle, .. } = old.open_folder(ROOT, &once(&old, 2)).unwrap();
+    let handle = old.open_folder(ROOT, &once(&old, 2)).unwrap();
     // To the end, so that nothing more is asked by this one.
     let mut position = 0;
     while let Some((_, _, after)) = old.list(handle, position).await.unwrap().entries.last() {
