@@ -39,6 +39,9 @@ const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
 /// For ending the programs that are left: each of them gets some seconds, and there may be many.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
+/// For the notes of what was not uploaded, which a slow disk may hold up; the keys are gone by then.
+const NOTES_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
 /// For the last report to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -266,9 +269,10 @@ impl Execution {
             write_down_at_last(&self.state_dir, &signed, &shutdown).await;
         }
         if ended.is_none() {
-            // A slow disk may have gigabytes to bring to rest. Nothing but the end of the agent cuts that short.
+            // A slow disk may have gigabytes to bring to rest.
             ended = tokio::select! {
                 () = shutdown.cancelled() => None, // the thread ends with the process
+                () = tokio::time::sleep(NOTES_PATIENCE) => None, // the same
                 ended = &mut ending => Some(ended),
             };
         }

@@ -50,11 +50,14 @@ impl MemoryBudget {
         }))
     }
 
-    /// Of `bytes`, or a quarter of what this process may use, at most 512 MiB. What a burst has used goes back to the
-    /// system within seconds after it.
+    /// Of `bytes`, but not more than half of what this process may use; or of a quarter of that, at most 512 MiB. What a
+    /// burst has used goes back to the system within seconds after it.
     pub fn of_this_process(bytes: Option<u64>) -> MemoryBudget {
-        let available = || available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
-        let budget = MemoryBudget::new(bytes.unwrap_or_else(|| default_bytes(available())));
+        let available = available_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        let budget = MemoryBudget::new(match bytes {
+            Some(bytes) => allowed_bytes(bytes, available),
+            None => default_bytes(available),
+        });
         let account = Arc::downgrade(&budget.0);
         let begun = std::thread::Builder::new()
             .name("memory".to_owned())
@@ -176,6 +179,11 @@ fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
+/// Who asks for more than a host can give shall not bring it down.
+fn allowed_bytes(asked: u64, available: Option<u64>) -> u64 {
+    asked.min(available.unwrap_or(u64::MAX) / 2)
+}
+
 fn default_bytes(available: Option<u64>) -> u64 {
     let quarter = available.map_or(DEFAULT_BYTES_MAX, |bytes| bytes / DEFAULT_SHARE);
     quarter.clamp(DEFAULT_BYTES_MIN, DEFAULT_BYTES_MAX)
@@ -255,6 +263,13 @@ mod tests {
         assert_eq!(default_bytes(Some(64 << 30)), 512 << 20);
         assert_eq!(default_bytes(Some(1 << 30)), 256 << 20);
         assert_eq!(default_bytes(Some(8 << 20)), 16 << 20);
+    }
+
+    #[test]
+    fn who_asks_for_more_than_there_is_gets_half_of_it() {
+        assert_eq!(allowed_bytes(64 << 20, Some(1 << 30)), 64 << 20);
+        assert_eq!(allowed_bytes(1 << 40, Some(1 << 30)), 512 << 20);
+        assert_eq!(allowed_bytes(1 << 20, None), 1 << 20);
     }
 
     #[test]

@@ -307,9 +307,6 @@ impl Worker {
                 },
                 ToWorker::SetCredential { credential } => match served {
                     Some(served) => {
-                        if served.credential.key_id() != credential.access_key_id {
-                            served.filesystem.seen_by_another_key();
-                        }
                         served.credential.replace(access_key(&credential));
                         tracing::info!(access_key_id = credential.access_key_id, "a new key is in use");
                         served.filesystem.try_key();

@@ -91,18 +91,6 @@ impl Credential {
         Credential(Source::Live(live))
     }
 
-    /// The public half of the key in use now; empty without one.
-    pub async fn key_id(&self) -> String {
-        match &self.0 {
-            Source::Anonymous => String::new(),
-            Source::Environment(provider) => {
-                let found = provider.provide_credentials().await;
-                found.map_or_else(|_| String::new(), |found| found.access_key_id().to_owned())
-            }
-            Source::Live(live) => live.key_id(),
-        }
-    }
-
     /// The usual AWS sources. Reads nothing but settings yet: a missing key shows at the first request,
     /// as [`crate::store::StoreError::Denied`]. `http` is for sources that are services themselves.
     pub async fn from_environment(
@@ -138,11 +126,6 @@ impl Credential {
 }
 
 impl LiveCredential {
-    /// The public half of the key in use now.
-    pub fn key_id(&self) -> String {
-        self.key.read().access_key_id().to_owned()
-    }
-
     /// Begins with this key.
     pub fn new(key: AccessKey) -> Arc<LiveCredential> {
         Arc::new(LiveCredential {

@@ -34,8 +34,6 @@ use self::subtrees::{Claim, Purpose, Subtrees};
 use crate::clock;
 use crate::error::FsError;
 use crate::handle::Handles;
-use crate::namespace::directory::Told;
-use crate::namespace::index::Index;
 use crate::namespace::inode::{Ino, Kind, Table};
 use crate::namespace::names::{FileName, Prefix};
 use crate::namespace::runs::Entry;
@@ -79,8 +77,6 @@ pub struct Settings {
     pub staging: std::path::PathBuf,
     /// Where it is this mount's alone.
     pub lock: Option<Arc<FolderLock>>,
-    /// Folder for listings that outlive the mount; without one none do.
-    pub index: Option<std::path::PathBuf>,
     /// Memory for what is read; without it, what this process may take of the machine's.
     pub memory_bytes: Option<u64>,
 }
@@ -95,8 +91,6 @@ pub struct Parts {
     pub runtime: Handle,
     /// What a successor will know.
     pub recorder: Recorder,
-    /// Listings that outlive the mount.
-    pub index: Index,
     /// What the bucket was asked.
     pub requests: Arc<Requests>,
 }
@@ -198,7 +192,6 @@ impl Filesystem {
             presentation,
             staging: _,
             lock: _,
-            index: _,
             memory_bytes: _,
         } = settings;
         let Parts {
@@ -206,14 +199,13 @@ impl Filesystem {
             reader,
             runtime,
             recorder,
-            index,
             requests,
         } = parts;
         let tasks = TaskTracker::new();
         let namespace = Arc::new(Namespace::new(
             Arc::clone(&store),
             (prefix, metadata_ttl),
-            (table, index),
+            table,
             tasks.clone(),
             runtime.clone(),
         ));
@@ -296,19 +288,17 @@ impl Filesystem {
         &self,
         parent: Ino,
         (name, entry): (&FileName, &Entry),
-        told: Told,
+        (asked, verified): (Instant, Instant),
     ) -> Option<Found> {
         let mut table = self.namespace.table();
-        let entry = match table.folder(parent).ok()?.changed_since(name, told.asked) {
+        let entry = match table.folder(parent).ok()?.changed_since(name, asked) {
             Some(newer) => newer?,
             None => entry.clone(),
         };
-        let ino = table.attach(parent, name, &entry, None, told.verified).ok()?;
+        let ino = table.attach(parent, name, &entry, None, verified).ok()?;
         table.remember(ino);
         let attributes = self.attributes(&table, ino).ok()?;
-        let now = Instant::now();
-        let until = told.until(now, self.namespace.ttl());
-        let ttl = until.saturating_duration_since(now);
+        let ttl = (verified + self.namespace.ttl()).saturating_duration_since(Instant::now());
         Some(Found { attributes, ttl })
     }
 
@@ -321,11 +311,6 @@ impl Filesystem {
     pub async fn get_attributes(&self, ino: Ino) -> Result<Found, FsError> {
         self.namespace.refresh(ino).await?;
         self.found(ino)
-    }
-
-    /// Another key sees another bucket.
-    pub fn seen_by_another_key(&self) {
-        self.namespace.seen_by_another_key();
     }
 
     /// Notes how an operation that had to ask the store went.

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use self::succession::Given;
 use crate::error::FsError;
-use crate::namespace::directory::{Snapshot, Told};
+use crate::namespace::directory::Snapshot;
 use crate::namespace::inode::Ino;
 use crate::namespace::names::FileName;
 use crate::namespace::runs::Entry;
@@ -151,8 +151,10 @@ pub struct View {
 pub struct Batch {
     /// Name, entry, and the position after it.
     pub entries: Vec<(FileName, Entry, u64)>,
-    /// When the store told of them.
-    pub told: Told,
+    /// Local changes since then are newer than these entries.
+    pub asked: Instant,
+    /// Since when they may be believed.
+    pub verified: Instant,
 }
 
 /// All open handles of a mount.
@@ -320,12 +322,14 @@ impl View {
     /// Up to `count` entries from `position` on, which counts entries, not `.` and `..`. Waits for at least
     /// one; empty at the end.
     pub async fn entries(&self, position: u64, count: usize) -> Result<Batch, FsError> {
+        let (asked, verified) = match &self.source {
+            Source::Run(listing) => (listing.started, listing.finished),
+            Source::Lister(lister) => (lister.started, Instant::now()),
+        };
         let batch = |entries| Batch {
             entries,
-            told: match &self.source {
-                Source::Run(listing) => listing.told(),
-                Source::Lister(lister) => lister.told(),
-            },
+            asked,
+            verified,
         };
         let next = self.head.partition_point(|(_, _, after)| *after <= position);
         if next < self.head.len() {

@@ -72,7 +72,7 @@ fn show_status(options: &StatusOptions) -> anyhow::Result<()> {
     let text = match options.format {
         StatusFormat::Table => status.table(),
         StatusFormat::Json => serde_json::to_string_pretty(&status)? + "\n",
-        StatusFormat::Prometheus => status.prometheus(),
+        StatusFormat::Prometheus => status.prometheus(&options.folder),
     };
     // Who reads no further has read enough.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -16,7 +16,6 @@ use crate::budget::MemoryBudget;
 use crate::credentials::{Credential, EnvironmentDefaults};
 use crate::filesystem::{Filesystem, Parts, Presentation, Settings};
 use crate::fuse::session::{MountStyle, Session};
-use crate::namespace::index::Index;
 use crate::namespace::names::Prefix;
 use crate::options::MountOptions;
 use crate::reader::{Reader, ReaderOptions};
@@ -78,8 +77,7 @@ pub async fn open_filesystem(
     recorder: Recorder,
 ) -> Result<Arc<Filesystem>, MountError> {
     let bucket = options.bucket.clone();
-    let index = index(&options, &settings).await;
-    let parts = parts(options, settings.memory_bytes, recorder, index)?;
+    let parts = parts(options, settings.memory_bytes, recorder)?;
     check_access(&*parts.store, &bucket, &settings.prefix).await?;
     prepare_staging(&settings.staging)?;
     Ok(Filesystem::new(settings, parts))
@@ -94,10 +92,7 @@ pub fn go_on(
     inheritance: &Inheritance,
 ) -> Result<Arc<Filesystem>, MountError> {
     prepare_staging(&settings.staging)?;
-    let index = Handle::current().block_on(index(&options, &settings));
-    // The dead worker may have done what it had not come to note there.
-    index.outdate_all();
-    let parts = parts(options, settings.memory_bytes, recorder, index)?;
+    let parts = parts(options, settings.memory_bytes, recorder)?;
     Filesystem::going_on(settings, parts, inheritance).map_err(|error| {
         MountError::new(
             format!("what the dead worker has staged cannot be opened: {error}"),
@@ -106,30 +101,8 @@ pub fn go_on(
     })
 }
 
-/// The listings that a mount before has left for this one.
-async fn index(options: &S3Options, settings: &Settings) -> Index {
-    let Some(folder) = &settings.index else {
-        return Index::default();
-    };
-    let eyes = (
-        &options.endpoint,
-        (&options.region, options.path_style),
-        (&options.bucket, settings.prefix.as_str()),
-        options.credential.key_id().await,
-    );
-    Index::open(folder, &eyes).unwrap_or_else(|error| {
-        tracing::warn!(folder = %folder.display(), %error, "no listing outlives the mount; folders are listed anew after it");
-        Index::default()
-    })
-}
-
 /// What a filesystem is built from; to be called within a runtime.
-fn parts(
-    options: S3Options,
-    memory_bytes: Option<u64>,
-    recorder: Recorder,
-    index: Index,
-) -> Result<Parts, MountError> {
+fn parts(options: S3Options, memory_bytes: Option<u64>, recorder: Recorder) -> Result<Parts, MountError> {
     let store = S3Store::new(options).map_err(|error| no_connection(&error))?;
     let store = Metered::new(Arc::new(store));
     let requests = store.requests();
@@ -146,7 +119,6 @@ fn parts(
         reader,
         runtime,
         recorder,
-        index,
         requests,
     })
 }
@@ -375,7 +347,6 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
         deadlines,
         jitter_seed: u64::from(std::process::id()),
     };
-    let cache_dir = options.cache_dir.clone().unwrap_or_else(default_cache_dir);
     let settings = Settings {
         prefix: Prefix::new(prefix),
         read_only: options.read_only,
@@ -386,10 +357,13 @@ async fn standalone_settings(options: &MountOptions) -> Result<(S3Options, Setti
             file_mode: options.file_mode,
             dir_mode: options.dir_mode,
         },
-        staging: cache_dir.join("staging"),
+        staging: options
+            .cache_dir
+            .clone()
+            .unwrap_or_else(default_cache_dir)
+            .join("staging"),
         // All mounts of a person share it.
         lock: None,
-        index: Some(cache_dir.join("index")),
         memory_bytes: options.cache_size_mib.map(|mib| u64::from(mib) << 20),
     };
     Ok((store, settings))

@@ -7,7 +7,6 @@
 
 pub mod directory;
 pub mod hidden;
-pub mod index;
 pub mod inode;
 pub mod lister;
 pub mod names;
@@ -24,12 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use self::directory::{Known, Listing, Snapshot};
 use self::hidden::{HiddenLog, Reason};
-use self::index::{Index, STALE_MAX};
 use self::inode::{Ino, Kind, Link, Metadata, Table};
 use self::lister::Lister;
 use self::names::{FileName, Prefix};
 use self::runs::{Entry, ObjectVersion};
-use crate::clock;
 use crate::error::FsError;
 use crate::offload::leave_caller_thread;
 use crate::store::{Key, ListRequest, ObjectStore, StoreError};
@@ -48,8 +45,6 @@ pub struct Namespace {
     /// Folders with a listing, the oldest first: listings that may not be believed any more are dropped
     /// when the next one arrives, so that memory holds those of the last `ttl` only.
     listed: Mutex<VecDeque<(Instant, Ino)>>,
-    /// What outlives the mount.
-    index: Index,
     listings: Listings,
     /// The store begins a listing where it is asked to, as far as is known.
     divisible: AtomicBool,
@@ -62,7 +57,6 @@ pub struct Namespace {
 struct Listings {
     begun: AtomicU64,
     from_memory: AtomicU64,
-    left: AtomicU64,
 }
 
 /// How many times folders were listed.
@@ -70,10 +64,8 @@ struct Listings {
 pub struct ListingCounts {
     /// By the store.
     pub begun: u64,
-    /// From memory.
+    /// From memory, or together with a listing that was under way.
     pub from_memory: u64,
-    /// As a mount before has left them.
-    pub left: u64,
 }
 
 /// What a name is, and how long that may be believed.
@@ -115,11 +107,10 @@ impl Namespace {
     pub fn new(
         store: Arc<dyn ObjectStore>,
         (prefix, ttl): (Prefix, Duration),
-        (mut table, index): (Table, Index),
+        table: Table,
         tasks: TaskTracker,
         runtime: Handle,
     ) -> Namespace {
-        table.outdates(index.clone());
         Namespace {
             store,
             prefix,
@@ -128,7 +119,6 @@ impl Namespace {
             hidden: Arc::default(),
             generation: Mutex::new(0),
             listed: Mutex::default(),
-            index,
             listings: Listings::default(),
             divisible: AtomicBool::new(true),
             tasks,
@@ -148,15 +138,9 @@ impl Namespace {
 
     /// How folders were listed so far.
     pub fn listings(&self) -> ListingCounts {
-        let Listings {
-            begun,
-            from_memory,
-            left,
-        } = &self.listings;
         ListingCounts {
-            begun: begun.load(Ordering::Relaxed),
-            from_memory: from_memory.load(Ordering::Relaxed),
-            left: left.load(Ordering::Relaxed),
+            begun: self.listings.begun.load(Ordering::Relaxed),
+            from_memory: self.listings.from_memory.load(Ordering::Relaxed),
         }
     }
 
@@ -326,50 +310,43 @@ impl Namespace {
         let generation = *self.generation.lock();
         let path = table.path(ino);
         let folder = table.folder_mut(ino)?;
-        let shown = folder.listing(now, self.ttl).cloned();
-        let verified = shown.as_ref().is_some_and(|listing| listing.left_until.is_none());
-        let (snapshot, source) = match (shown, &folder.loading) {
-            (Some(listing), _) => (folder.snapshot(listing.started), Some(Source::Run(listing))),
-            (None, Some(lister)) => {
-                let lister = Arc::clone(lister);
-                (folder.snapshot(lister.started), Some(Source::Lister(lister)))
-            }
-            (None, None) => (folder.snapshot(now), None),
-        };
-        if let Some(source) = &source
-            && (verified || folder.loading.is_some())
-        {
+        if let Some(listing) = folder.fresh_listing(now, self.ttl) {
             self.listings.from_memory.fetch_add(1, Ordering::Relaxed);
-            return Ok((snapshot, source.clone()));
+            return Ok((folder.snapshot(listing.started), Source::Run(listing.clone())));
         }
+        if let Some(lister) = &folder.loading {
+            self.listings.from_memory.fetch_add(1, Ordering::Relaxed);
+            let lister = Arc::clone(lister);
+            return Ok((folder.snapshot(lister.started), Source::Lister(lister)));
+        }
+        let snapshot = folder.snapshot(now);
         let Ok(path) = path else {
             // A removed folder that is still somebody's working directory is empty.
             let nothing = Listing {
                 run: Arc::default(),
                 started: now,
                 finished: now,
-                left_until: None,
             };
             return Ok((snapshot, Source::Run(nothing)));
         };
         let prefix = self.folder_key(&path)?;
         let lister = Arc::new(Lister::new(now, generation));
         folder.loading = Some(Arc::clone(&lister));
+        self.listings.begun.fetch_add(1, Ordering::Relaxed);
         drop(table);
         let namespace = Arc::clone(self);
         let task = Arc::clone(&lister);
         self.tasks.spawn_on(
-            async move { namespace.load(ino, &path, &prefix, task).await },
+            async move { namespace.load(ino, &prefix, &task).await },
             &self.runtime,
         );
-        Ok((snapshot, source.unwrap_or(Source::Lister(lister))))
+        Ok((snapshot, Source::Lister(lister)))
     }
 
     /// Folders moved: no listing that is in progress or remembered below `ino` counts any more.
     pub fn moved(&self, ino: Ino) {
         let mut table = self.table();
         *self.generation.lock() += 1;
-        self.index.outdate_all();
         for below in table.below(ino) {
             if let Ok(folder) = table.folder_mut(below) {
                 folder.distrust();
@@ -394,51 +371,9 @@ impl Namespace {
         Ok((!others, marker))
     }
 
-    /// Another key sees another bucket: what was listed with this one is left to nobody.
-    pub fn seen_by_another_key(&self) {
-        self.index.end();
-    }
-
-    /// Shows what a mount before has left of a folder, if there is something. Answers who is to verify it then.
-    async fn show_left(&self, ino: Ino, path: &str, lister: &Lister) -> Option<Arc<Lister>> {
-        if !self.index.may_have(path) {
-            return None;
-        }
-        let (index, path) = (self.index.clone(), path.to_owned());
-        let found = tokio::task::spawn_blocking(move || index.load(&path, clock::wall()))
-            .await
-            .ok()??;
-        let index::Found { listed, age } = found;
-        let now = Instant::now();
-        let told = now.checked_sub(age)?;
-        let listing = Listing {
-            run: listed.run,
-            started: told,
-            finished: told,
-            left_until: Some(now + STALE_MAX.saturating_sub(age)),
-        };
-        let verifying = Arc::new(Lister::new(now, lister.generation));
-        {
-            let mut table = self.table();
-            if *self.generation.lock() != lister.generation {
-                return None;
-            }
-            let folder = table.folder_mut(ino).ok()?;
-            folder.install_left(listing.clone(), listed.hidden);
-            folder.loading = Some(Arc::clone(&verifying));
-        }
-        self.listings.left.fetch_add(1, Ordering::Relaxed);
-        lister.leave(listing);
-        Some(verifying)
-    }
-
-    async fn load(&self, ino: Ino, path: &str, prefix: &Key, lister: Arc<Lister>) {
+    async fn load(&self, ino: Ino, prefix: &Key, lister: &Arc<Lister>) {
         // If the task is dropped at shutdown, readers must not wait for it.
-        let abandoned = Abandon(Arc::clone(&lister));
-        let lister = self.show_left(ino, path, &lister).await.unwrap_or(lister);
-        let _abandoned_too = Abandon(Arc::clone(&lister));
-        self.listings.begun.fetch_add(1, Ordering::Relaxed);
-        let verified = clock::wall();
+        let abandoned = Abandon(Arc::clone(lister));
         let result = lister
             .run(&self.store, prefix.as_str(), &self.hidden, &self.divisible)
             .await;
@@ -449,18 +384,14 @@ impl Namespace {
         if folder
             .loading
             .as_ref()
-            .is_some_and(|loading| Arc::ptr_eq(loading, &lister))
+            .is_some_and(|loading| Arc::ptr_eq(loading, lister))
         {
             folder.loading = None;
         }
         match result {
             Ok(listed) if same_generation => {
                 let now = Instant::now();
-                let kept = listed.clone();
                 folder.install(lister.started, now, listed);
-                if folder.is_as_listed() {
-                    self.index.keep(path, kept, verified);
-                }
                 self.drop_stale_listings(&mut table, now);
                 self.listed.lock().push_back((now, ino));
             }

@@ -53,10 +53,8 @@ pub struct Status {
     pub sent_bytes: u64,
     /// Folders listed by the store.
     pub listings: u64,
-    /// Folders shown from memory, and from what a mount before has left.
+    /// Folders shown from memory, or together with a listing that was under way.
     pub listings_from_memory: u64,
-    /// See [`Status::listings_from_memory`].
-    pub listings_left: u64,
     /// Requests to the store, by kind.
     pub requests: BTreeMap<String, Kind>,
 }
@@ -115,27 +113,35 @@ pub fn of_mount(folder: &Path) -> Result<Status, MountError> {
             _ => MountError::new(reason, "see the mount's log"),
         }
     })?;
-    serde_json::from_slice(&bytes[..length]).map_err(|error| {
+    let mut status: Status = serde_json::from_slice(&bytes[..length]).map_err(|error| {
         MountError::new(
             format!("what the mount says of itself cannot be read: {error}"),
             "use the program of the mount's own version",
         )
-    })
+    })?;
+    // On a folder that is no mount, anybody may have written anything.
+    let is_plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    status.requests.retain(|name, _| is_plain(name));
+    status.version.retain(|letter| letter.is_ascii_graphic());
+    Ok(status)
 }
 
 impl Status {
     /// For people.
     pub fn table(&self) -> String {
-        let reads = self.reads_from_memory + self.reads_waited;
+        let reads = self.reads_from_memory.saturating_add(self.reads_waited);
         let share = match reads {
             0 => String::new(),
-            _ => format!(" ({} % from memory)", self.reads_from_memory * 100 / reads),
+            _ => format!(
+                " ({} % from memory)",
+                self.reads_from_memory.saturating_mul(100) / reads
+            ),
         };
         let mut text = format!(
             "mooring-fs {}, up for {}\n\
              files      {} open, {} not in the store yet, {} on their way, {} conflict copies\n\
              names      {} inodes, {} keys that cannot be shown\n\
-             listings   {} by the store, {} from memory, {} left by the mount before\n\
+             listings   {} by the store, {} from memory\n\
              reads      {reads}{share}\n\
              bytes      {} received, {} sent\n\
              memory     {} of {} for what is read\n",
@@ -149,7 +155,6 @@ impl Status {
             self.hidden_keys,
             self.listings,
             self.listings_from_memory,
-            self.listings_left,
             amount(self.received_bytes),
             amount(self.sent_bytes),
             amount(self.memory_used_bytes),
@@ -174,13 +179,20 @@ impl Status {
         text
     }
 
-    /// In the text format of Prometheus, see <https://prometheus.io/docs/instrumenting/exposition_formats>.
-    pub fn prometheus(&self) -> String {
+    /// In the text format of Prometheus, see <https://prometheus.io/docs/instrumenting/exposition_formats>. The label tells
+    /// the mounts of a host apart.
+    pub fn prometheus(&self, folder: &Path) -> String {
+        let mount = folder.display().to_string();
+        let mount = mount
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
+        let mount = format!("mount=\"{mount}\"");
         let mut text = String::new();
         let mut say = |name: &str, kind: &str, help: &str, value: f64| {
             let _ = write!(
                 text,
-                "# HELP mooring_fs_{name} {help}\n# TYPE mooring_fs_{name} {kind}\nmooring_fs_{name} {value}\n"
+                "# HELP mooring_fs_{name} {help}\n# TYPE mooring_fs_{name} {kind}\nmooring_fs_{name}{{{mount}}} {value}\n"
             );
         };
         for (name, help, value) in [
@@ -251,11 +263,6 @@ impl Status {
                 "Folders shown from memory.",
                 self.listings_from_memory,
             ),
-            (
-                "listings_left_total",
-                "Folders shown as a mount before has left them.",
-                self.listings_left,
-            ),
         ] {
             say(name, "counter", help, value as f64);
         }
@@ -267,7 +274,7 @@ impl Status {
         for (name, kind) in &self.requests {
             let _ = writeln!(
                 text,
-                "mooring_fs_requests_failed_total{{kind=\"{name}\"}} {}",
+                "mooring_fs_requests_failed_total{{{mount},kind=\"{name}\"}} {}",
                 kind.failed
             );
         }
@@ -280,12 +287,15 @@ impl Status {
             let metric = "mooring_fs_request_seconds";
             for (millis, count) in &kind.up_to_millis {
                 let bound = *millis as f64 / 1000.0;
-                let _ = writeln!(text, "{metric}_bucket{{kind=\"{name}\",le=\"{bound}\"}} {count}");
+                let _ = writeln!(
+                    text,
+                    "{metric}_bucket{{{mount},kind=\"{name}\",le=\"{bound}\"}} {count}"
+                );
             }
             let _ = write!(
                 text,
-                "{metric}_bucket{{kind=\"{name}\",le=\"+Inf\"}} {}\n{metric}_sum{{kind=\"{name}\"}} {}\n\
-                 {metric}_count{{kind=\"{name}\"}} {}\n",
+                "{metric}_bucket{{{mount},kind=\"{name}\",le=\"+Inf\"}} {}\n{metric}_sum{{{mount},kind=\"{name}\"}} {}\n\
+                 {metric}_count{{{mount},kind=\"{name}\"}} {}\n",
                 kind.count, kind.seconds, kind.count
             );
         }
@@ -370,19 +380,19 @@ mod tests {
 
     #[test]
     fn prometheus_reads_counters_and_cumulative_histograms() {
-        let text = status().prometheus();
+        let text = status().prometheus(Path::new("/mnt/a \"b\""));
         for line in [
-            "# TYPE mooring_fs_reads_waited_total counter\nmooring_fs_reads_waited_total 1\n",
-            "mooring_fs_request_seconds_bucket{kind=\"get\",le=\"0.02\"} 198\n",
-            "mooring_fs_request_seconds_bucket{kind=\"get\",le=\"+Inf\"} 200\n",
-            "mooring_fs_request_seconds_sum{kind=\"get\"} 4\n",
-            "mooring_fs_requests_failed_total{kind=\"get\"} 1\n",
+            "# TYPE mooring_fs_reads_waited_total counter\nmooring_fs_reads_waited_total{mount=\"/mnt/a \\\"b\\\"\"} 1\n",
+            "mooring_fs_request_seconds_bucket{mount=\"/mnt/a \\\"b\\\"\",kind=\"get\",le=\"0.02\"} 198\n",
+            "mooring_fs_request_seconds_bucket{mount=\"/mnt/a \\\"b\\\"\",kind=\"get\",le=\"+Inf\"} 200\n",
+            "mooring_fs_request_seconds_sum{mount=\"/mnt/a \\\"b\\\"\",kind=\"get\"} 4\n",
+            "mooring_fs_requests_failed_total{mount=\"/mnt/a \\\"b\\\"\",kind=\"get\"} 1\n",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        // Each line is a comment, or a name with a value.
-        assert!(text.lines().all(|line| line.starts_with("# ")
-            || (line.starts_with("mooring_fs_") && line.split(' ').count() == 2)));
+        // Each line is a comment, or a name with its labels and a value.
+        let is_sample = |line: &str| line.starts_with("mooring_fs_") && line.contains("\"} ");
+        assert!(text.lines().all(|line| line.starts_with("# ") || is_sample(line)));
     }
 
     #[test]

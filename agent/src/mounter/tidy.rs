@@ -75,19 +75,6 @@ impl Mounter {
         uids.for_each(|uid| self.tidy_cache(uid, None, have_ended));
     }
 
-    /// Removes what was left for the next mount, since there is none: names of a bucket are no business of this disk then.
-    pub(super) fn remove_listings(&self, cache_of: Uuid) {
-        let index = self.cache_dir.join(cache_of.to_string()).join("index");
-        for folder in folders_in(&index) {
-            let folder = index.join(folder);
-            let listings = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            // What stays is found by who looks into the cache folder; nothing else depends on it.
-            listings.for_each(|listing| drop(std::fs::remove_file(listing.path())));
-            let _ = std::fs::remove_dir(folder);
-        }
-        let _ = std::fs::remove_dir(index);
-    }
-
     /// Removes the table of a worker that has ended, unless its staging files are there: only the table knows them.
     pub(super) fn drop_table(&self, cache_of: Uuid, succession: &Path) {
         let staging = self.cache_dir.join(cache_of.to_string()).join("staging");

@@ -165,7 +165,6 @@ impl Mounter {
         }
         let cache_of = record.as_ref().map_or(uid, Record::cache_of);
         self.keeper.forget(uid);
-        self.remove_listings(cache_of);
         self.tidy_staging(cache_of, Some(uid));
         if let Some(record) = &record {
             self.keys().remove(record.keys_of());

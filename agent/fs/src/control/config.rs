@@ -26,7 +26,6 @@ pub(super) fn supervised_settings(
         Some(name) => all.join(name),
         None => all,
     };
-    let index = config.cache_dir.join("index");
     let WorkerConfig {
         assignment_uid: _,
         endpoint,
@@ -83,7 +82,6 @@ pub(super) fn supervised_settings(
         },
         staging,
         lock: None,
-        index: Some(index),
         memory_bytes: Some(u64::from(cache_size_mib) << 20).filter(|bytes| *bytes > 0),
     };
     Ok((store, settings))

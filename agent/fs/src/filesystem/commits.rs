@@ -205,7 +205,9 @@ impl Filesystem {
             file.mtime_set = false;
         }
         if let Link::At(parent, name) = link {
-            table.change(parent, &name, Some(Entry::File(object)), Some(Instant::now()))?;
+            table
+                .folder_mut(parent)?
+                .change(name, Some(Entry::File(object)), Some(Instant::now()));
         }
         Ok(())
     }
@@ -233,10 +235,11 @@ impl Filesystem {
             if object.is_none() {
                 table.detach(parent, &name);
             }
-            // The copy is a new name in it. A folder that is gone has no names.
-            let _ = table
-                .distrust(parent)
-                .and_then(|()| table.change(parent, &name, object.map(Entry::File), Some(now)));
+            if let Ok(folder) = table.folder_mut(parent) {
+                // The copy is a new name in it.
+                folder.distrust();
+                folder.change(name, object.map(Entry::File), Some(now));
+            }
         }
         table.sweep(ino);
     }

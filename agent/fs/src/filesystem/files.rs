@@ -169,8 +169,8 @@ impl Filesystem {
             attempt.begin(Intent::MakeFile);
             table.detach(parent, name);
             let ino = table.insert(parent, name, Kind::File(File::local(edit, wall, now)));
-            table.change(parent, name, Some(Entry::Local), None)?;
             let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), Some(Entry::Local), None);
             folder.changed = wall;
             folder.tidy(now, self.namespace.ttl());
             table.opened(ino);
@@ -462,8 +462,9 @@ impl Filesystem {
 
     fn undo_create(&self, parent: Ino, name: &FileName, ino: Ino, access: Access) {
         let mut table = self.namespace.table();
-        // A folder that is gone has no names.
-        let _ = table.change(parent, name, None, Some(Instant::now()));
+        if let Ok(folder) = table.folder_mut(parent) {
+            folder.change(name.clone(), None, Some(Instant::now()));
+        }
         let mut dropped = None;
         if let Ok(file) = table.file_mut(ino) {
             dropped = file.edit.take();

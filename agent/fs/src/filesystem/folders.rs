@@ -57,7 +57,7 @@ impl Filesystem {
             {
                 let table = self.namespace.table();
                 let folder = table.folder(handle.ino)?;
-                let asked = batch.told.asked;
+                let asked = batch.asked;
                 batch
                     .entries
                     .retain(|(name, _, _)| folder.changed_since(name, asked) != Some(None));
@@ -148,10 +148,8 @@ impl Filesystem {
             let mut table = self.namespace.table();
             table.detach(parent, name);
             let ino = table.insert(parent, name, Kind::Folder(Directory::created(wall, now)));
-            // Of one that had its name before.
-            table.outdate(ino);
-            table.change(parent, name, Some(Entry::Folder), Some(now))?;
             let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), Some(Entry::Folder), Some(now));
             folder.changed = wall;
             table.remember(ino);
             ino
@@ -190,8 +188,8 @@ impl Filesystem {
         {
             let mut table = self.namespace.table();
             table.detach(parent, name);
-            table.change(parent, name, None, Some(Instant::now()))?;
             let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), None, Some(Instant::now()));
             folder.changed = clock::wall();
         }
         drop(claim);

@@ -121,14 +121,14 @@ impl Filesystem {
         let now = Instant::now();
         let mut table = self.namespace.table();
         let left = folder.then_some(Entry::Folder).filter(|_| kept > 0);
-        table.change(from.0, from.1, left, Some(now))?;
+        table.folder_mut(from.0)?.change(from.1.clone(), left, Some(now));
         if kept > 0 {
             tracing::warn!(
                 from = old.as_str(),
                 count = kept,
                 "somebody else changed what was renamed; the changes are kept under the old name"
             );
-            table.distrust(from.0)?;
+            table.folder_mut(from.0)?.distrust();
         }
         Ok(true)
     }
@@ -263,7 +263,9 @@ impl Filesystem {
         if let Some(still) = still {
             // Both exist now, and both are shown.
             let mut table = self.namespace.table();
-            table.change(from.0, from.1, Some(Entry::File(still)), Some(Instant::now()))?;
+            table
+                .folder_mut(from.0)?
+                .change(from.1.clone(), Some(Entry::File(still)), Some(Instant::now()));
         }
         deleted
     }
@@ -331,7 +333,9 @@ impl Filesystem {
         if !matches!(&deleted, Ok(Deleted { kept }) if kept.is_empty()) {
             // Both exist now, the old one perhaps in part.
             let mut table = self.namespace.table();
-            table.change(from.0, from.1, Some(Entry::Folder), Some(Instant::now()))?;
+            table
+                .folder_mut(from.0)?
+                .change(from.1.clone(), Some(Entry::Folder), Some(Instant::now()));
         }
         let Deleted { kept } = deleted?;
         if let Some(first) = kept.first() {
@@ -395,8 +399,8 @@ impl Filesystem {
     ) -> Result<(), FsError> {
         let (now, wall, ttl) = (Instant::now(), clock::wall(), self.namespace.ttl());
         for (folder, name, entry) in [(from.0, from.1, None), (to.0, to.1, Some(entry))] {
-            table.change(folder, name, entry, Some(now))?;
             let folder = table.folder_mut(folder)?;
+            folder.change(name.clone(), entry, Some(now));
             folder.changed = wall;
             folder.tidy(now, ttl);
         }

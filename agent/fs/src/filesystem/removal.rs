@@ -100,8 +100,8 @@ impl Filesystem {
                 file.epoch += 1;
             }
             table.detach(parent, name);
-            table.change(parent, name, None, Some(Instant::now()))?;
             let folder = table.folder_mut(parent)?;
+            folder.change(name.clone(), None, Some(Instant::now()));
             folder.changed = clock::wall();
             folder.tidy(Instant::now(), self.namespace.ttl());
         }

@@ -50,7 +50,6 @@ impl Filesystem {
             sent_bytes: self.requests.sent_bytes(),
             listings: listings.begun,
             listings_from_memory: listings.from_memory,
-            listings_left: listings.left,
             requests: kinds
                 .map(|(name, counted)| (name.to_owned(), counted.into()))
                 .collect(),

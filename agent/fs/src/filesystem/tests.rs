@@ -1,6 +1,5 @@
 //! The operations over the bucket in memory, without a kernel.
 
-mod left;
 mod moving;
 mod names;
 mod opened;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use super::*;
 use crate::budget::MemoryBudget;
 use crate::handle::{Access, HandleId};
-use crate::namespace::index::Index;
 use crate::namespace::inode::ROOT;
 use crate::reader::ReaderOptions;
 use crate::store::StoreError;
@@ -45,10 +43,7 @@ impl World {
     }
 
     fn with(change: impl FnOnce(&mut Settings)) -> World {
-        World::over(Arc::new(MemoryStore::new()), Index::default(), change)
-    }
-
-    fn over(store: Arc<MemoryStore>, index: Index, change: impl FnOnce(&mut Settings)) -> World {
+        let store = Arc::new(MemoryStore::new());
         let staging = tempfile::tempdir().unwrap();
         let mut settings = Settings {
             prefix: Prefix::new(""),
@@ -62,7 +57,6 @@ impl World {
             },
             staging: staging.path().to_owned(),
             lock: None,
-            index: None,
             memory_bytes: None,
         };
         change(&mut settings);
@@ -74,7 +68,6 @@ impl World {
             reader,
             runtime,
             recorder: Recorder::default(),
-            index,
             requests: Arc::default(),
         };
         World {
@@ -103,10 +96,7 @@ impl World {
     }
 
     async fn names(&self, path: &str) -> Vec<String> {
-        self.names_in(self.find(path).await.unwrap()).await
-    }
-
-    async fn names_in(&self, folder: Ino) -> Vec<String> {
+        let folder = self.find(path).await.unwrap();
         let handle = self.fs.open_folder(folder, &Attempt::unrecorded()).unwrap();
         let mut names = Vec::new();
         let mut position = 0;

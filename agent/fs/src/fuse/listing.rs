@@ -96,10 +96,11 @@ impl Fuse {
             async move { filesystem.list(handle, offset.saturating_sub(2)).await },
             move |result| match result {
                 Ok(batch) => {
+                    let times = (batch.asked, batch.verified);
                     let mut given = Vec::new();
                     for (name, entry, after) in batch.entries {
                         let Some(Found { attributes, ttl }) =
-                            found.lookup_listed(folder, (&name, &entry), batch.told)
+                            found.lookup_listed(folder, (&name, &entry), times)
                         else {
                             continue;
                         };

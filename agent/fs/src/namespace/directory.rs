@@ -2,8 +2,7 @@
 //! be believed.
 //!
 //! Invariants: a change that is not in S3 yet (`at` is `None`) is never forgotten; a change that is in S3
-//! is forgotten only for a listing that began after it. A listing that a mount before has left is shown to who lists the
-//! folder, and answers no questions about names. No I/O here, and `now` is an argument.
+//! is forgotten only for a listing that began after it. No I/O here, and `now` is an argument.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,9 +12,6 @@ use super::inode::Ino;
 use super::lister::{Listed, Lister};
 use super::names::FileName;
 use super::runs::{Entry, Run};
-
-/// How long what a mount before has left may be believed at a time: it is verified meanwhile.
-pub const LEFT_TTL: Duration = Duration::from_secs(1);
 
 /// Finished changes kept before those that nobody may believe any more are dropped.
 const CHANGES_KEPT: usize = 4096;
@@ -65,19 +61,6 @@ pub struct Listing {
     pub started: Instant,
     /// When its last page had come.
     pub finished: Instant,
-    /// Of one that a mount before has left: until when it may be shown.
-    pub left_until: Option<Instant>,
-}
-
-/// When the store told of something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Told {
-    /// When it was asked: local changes since then are newer.
-    pub asked: Instant,
-    /// Since when it may be believed.
-    pub verified: Instant,
-    /// A mount before was told.
-    pub is_left: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +92,6 @@ impl Directory {
             run: Arc::default(),
             started: now,
             finished: now,
-            left_until: None,
         });
         directory
     }
@@ -165,7 +147,7 @@ impl Directory {
 
     /// Forgets what nobody may believe any more.
     pub fn drop_stale(&mut self, now: Instant, ttl: Duration) {
-        if self.listing(now, ttl).is_none() {
+        if self.fresh(now, ttl).is_none() {
             self.listing = None;
             if self.loading.is_none() {
                 self.changes
@@ -185,20 +167,7 @@ impl Directory {
             run,
             started,
             finished,
-            left_until: None,
         });
-    }
-
-    /// Shows what a mount before has left, until it is verified. Whether there is a marker is not believed: who removes the
-    /// last entry asks.
-    pub fn install_left(&mut self, listing: Listing, hidden: Vec<String>) {
-        self.hidden = Arc::new(hidden);
-        self.listing = Some(listing);
-    }
-
-    /// Whether nothing was changed here that the last listing has not seen.
-    pub fn is_as_listed(&self) -> bool {
-        self.changes.is_empty()
     }
 
     /// Believes nothing any more but local changes.
@@ -209,10 +178,9 @@ impl Directory {
         self.changes.retain(|_, change| change.at.is_none());
     }
 
-    /// The last listing, if it may still be shown.
-    pub fn listing(&self, now: Instant, ttl: Duration) -> Option<&Listing> {
-        let listing = self.listing.as_ref()?;
-        (self.fresh(now, ttl).is_some() || listing.may_be_shown(now)).then_some(listing)
+    /// The last listing, if it may still be believed.
+    pub fn fresh_listing(&self, now: Instant, ttl: Duration) -> Option<&Listing> {
+        self.listing.as_ref().filter(|_| self.fresh(now, ttl).is_some())
     }
 
     /// What changed here that a listing which began at `asked` may not have seen.
@@ -278,37 +246,7 @@ impl Directory {
     }
 
     fn fresh(&self, now: Instant, ttl: Duration) -> Option<Instant> {
-        let listing = self
-            .listing
-            .as_ref()
-            .filter(|listing| listing.left_until.is_none())?;
-        let until = listing.finished + ttl;
+        let until = self.listing.as_ref()?.finished + ttl;
         (until > now).then_some(until)
-    }
-}
-
-impl Listing {
-    /// When the store told of its entries.
-    pub fn told(&self) -> Told {
-        Told {
-            asked: self.started,
-            verified: self.finished,
-            is_left: self.left_until.is_some(),
-        }
-    }
-
-    /// Whether it is one that a mount before has left, and not too old.
-    fn may_be_shown(&self, now: Instant) -> bool {
-        self.left_until.is_some_and(|until| until > now)
-    }
-}
-
-impl Told {
-    /// Until when it may be believed.
-    pub fn until(self, now: Instant, ttl: Duration) -> Instant {
-        match self.is_left {
-            true => now + LEFT_TTL,
-            false => self.verified + ttl,
-        }
     }
 }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::directory::Directory;
-use super::index::Index;
 use super::names::{FileName, checked_key};
 use super::runs::{Entry, ObjectVersion};
 use crate::error::FsError;
@@ -97,8 +96,6 @@ pub struct Table {
     recorder: Recorder,
     /// Changed since the successor's table was written.
     touched: HashSet<Ino>,
-    /// Listings on the disk, which must not say less than is known here.
-    index: Index,
 }
 
 /// Name of the metadata entry with the modification time, as s3fs and others write it.
@@ -118,7 +115,6 @@ impl Table {
             next: ROOT.0 + 1,
             recorder,
             touched: HashSet::new(),
-            index: Index::default(),
         }
     }
 
@@ -130,11 +126,6 @@ impl Table {
     /// Never, since there is the root.
     pub fn is_empty(&self) -> bool {
         self.inodes.is_empty()
-    }
-
-    /// Has listings outdated in `index` from now on.
-    pub fn outdates(&mut self, index: Index) {
-        self.index = index;
     }
 
     /// An inode. Unknown numbers can only come from a kernel that mixes mounts up.
@@ -242,34 +233,6 @@ impl Table {
             Entry::Local => return Err(FsError::NotFound),
         };
         Ok(self.insert(parent, name, kind))
-    }
-
-    /// Notes that a name in a folder is now `entry`, in S3 since `at`, or only here.
-    pub fn change(
-        &mut self,
-        folder: Ino,
-        name: &FileName,
-        entry: Option<Entry>,
-        at: Option<Instant>,
-    ) -> Result<(), FsError> {
-        self.outdate(folder);
-        self.folder_mut(folder)?.change(name.clone(), entry, at);
-        Ok(())
-    }
-
-    /// Believes nothing of a folder any more but local changes.
-    pub fn distrust(&mut self, folder: Ino) -> Result<(), FsError> {
-        self.outdate(folder);
-        self.folder_mut(folder)?.distrust();
-        Ok(())
-    }
-
-    /// Whatever the disk has of a folder does not hold any more.
-    pub fn outdate(&self, folder: Ino) {
-        // One without a path has no listing.
-        if let Ok(path) = self.path(folder) {
-            self.index.outdate(&path);
-        }
     }
 
     /// What is under a name, as far as an inode tells.

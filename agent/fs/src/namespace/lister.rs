@@ -10,8 +10,8 @@
 mod ranges;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,7 +19,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use self::ranges::Ranges;
-use super::directory::{Listing, Told};
 use super::hidden::{HiddenLog, Reason};
 use super::names::FileName;
 use super::runs::{Entry, ObjectVersion, Run};
@@ -50,13 +49,11 @@ pub struct Lister {
     /// The namespace's generation at that time; the result counts only if it is still the same.
     pub generation: u64,
     progress: Mutex<Progress>,
-    /// What a mount before has left, in place of what this one would find.
-    left: OnceLock<Listing>,
     moved: Notify,
 }
 
 /// A complete listing.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Listed {
     /// What is in the folder.
     pub run: Arc<Run>,
@@ -88,7 +85,6 @@ impl Lister {
             started,
             generation,
             progress: Mutex::default(),
-            left: OnceLock::new(),
             moved: Notify::new(),
         }
     }
@@ -129,24 +125,6 @@ impl Lister {
         self.moved.notify_waiters();
     }
 
-    /// Gives its readers what a mount before has left. Nothing was found yet.
-    pub fn leave(&self, listing: Listing) {
-        let _ = self.left.set(listing);
-        self.moved.notify_waiters();
-    }
-
-    /// When the store told of the entries that its readers have got.
-    pub fn told(&self) -> Told {
-        self.left.get().map_or_else(
-            || Told {
-                asked: self.started,
-                verified: Instant::now(),
-                is_left: false,
-            },
-            Listing::told,
-        )
-    }
-
     /// The entry of a name, if the listing has come that far.
     pub fn seen(&self, name: &FileName) -> Option<Entry> {
         let progress = self.progress.lock();
@@ -159,10 +137,6 @@ impl Lister {
             let moved = self.moved.notified();
             tokio::pin!(moved);
             moved.as_mut().enable();
-            if let Some(listing) = self.left.get() {
-                let entries = listing.run.entries().iter().skip(from).take(count);
-                return Ok(entries.cloned().collect());
-            }
             {
                 let progress = self.progress.lock();
                 if from < progress.ready.len() {

@@ -2,7 +2,6 @@
 
 use super::unsaved::whereabouts;
 use super::*;
-use crate::namespace::index::Index;
 use crate::succession::log::Log;
 use crate::succession::{Inheritance, Recorder};
 
@@ -36,7 +35,6 @@ impl Place {
             },
             staging: self.staging.path().to_owned(),
             lock: None,
-            index: None,
             memory_bytes: None,
         };
         let options = ReaderOptions::default();
@@ -46,7 +44,6 @@ impl Place {
             reader: Reader::new(self.store.clone(), budget, options, runtime.clone()),
             runtime,
             recorder,
-            index: Index::default(),
             requests: Arc::default(),
         };
         (settings, parts)

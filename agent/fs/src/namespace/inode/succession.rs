@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::{File, Ino, Inode, Kind, Link, ROOT, Table};
 use crate::clock;
 use crate::namespace::directory::Directory;
-use crate::namespace::index::Index;
 use crate::namespace::names::FileName;
 use crate::namespace::runs::{Entry, ObjectVersion};
 use crate::store::ETag;
@@ -35,8 +34,6 @@ impl Table {
             next: inheritance.next_ino.max(ROOT.0 + 1),
             recorder,
             touched: HashSet::new(),
-            // Whoever goes on begins without listings.
-            index: Index::default(),
         };
         for inode in inheritance.inodes.values() {
             table.inodes.insert(Ino(inode.ino), inode_of(inode, edits));
