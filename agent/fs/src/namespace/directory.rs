@@ -116,7 +116,10 @@ impl Directory {
                 None => Known::Absent(until),
             };
         }
-        match self.loading.as_ref().and_then(|lister| lister.seen(name)) {
+        // What was changed here since the listing began, it has perhaps seen before.
+        let loading = self.loading.as_ref();
+        let loading = loading.filter(|lister| self.changed_since(name, lister.started).is_none());
+        match loading.and_then(|lister| lister.seen(name)) {
             Some(entry) => Known::Is(entry, now + ttl),
             None => Known::Unknown,
         }
