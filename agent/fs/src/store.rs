@@ -6,6 +6,7 @@
 
 pub mod address;
 mod breaker;
+pub mod call;
 pub mod http;
 #[cfg(test)]
 pub(crate) mod memory;

@@ -36,7 +36,7 @@ impl Filesystem {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.counts.begun.elapsed().as_secs_f64(),
-            inodes: count(self.namespace.table().len()),
+            inodes: count(self.namespace.table().count()),
             files_open: count(files_open),
             files_dirty: count(files_dirty),
             files_uploading: count(files_uploading),

@@ -119,13 +119,8 @@ impl Table {
     }
 
     /// How many inodes there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.inodes.len()
-    }
-
-    /// Never, since there is the root.
-    pub fn is_empty(&self) -> bool {
-        self.inodes.is_empty()
     }
 
     /// An inode. Unknown numbers can only come from a kernel that mixes mounts up.

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
+pub(crate) use super::call::Call;
 use super::{
     ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError, UploadBody,
     WriteCondition,
@@ -25,22 +26,6 @@ const CHUNK_BYTES: usize = 10_000;
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     state: Mutex<State>,
-}
-
-/// Which request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Call {
-    Head,
-    Get,
-    List,
-    Put,
-    CreateUpload,
-    UploadPart,
-    CopyPart,
-    CompleteUpload,
-    AbortUpload,
-    Copy,
-    Delete,
 }
 
 /// What goes wrong.

@@ -9,41 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
+use super::call::Call;
 use super::{
     ETag, GetResponse, Key, ListPage, ListRequest, ObjectInfo, ObjectStore, PartDone, StoreError, UploadBody,
     WriteCondition,
 };
-
-/// Kinds of requests, in the order of [`KINDS`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Head,
-    Get,
-    List,
-    Put,
-    CreateUpload,
-    UploadPart,
-    CopyPart,
-    CompleteUpload,
-    AbortUpload,
-    Copy,
-    Delete,
-}
-
-/// What the kinds are called.
-pub const KINDS: [&str; 11] = [
-    "head",
-    "get",
-    "list",
-    "put",
-    "create_upload",
-    "upload_part",
-    "copy_part",
-    "complete_upload",
-    "abort_upload",
-    "copy",
-    "delete",
-];
 
 /// Upper bounds of the classes of latencies, in milliseconds; slower ones are in one more. From a store nearby to one that
 /// is asked again.
@@ -58,7 +28,7 @@ pub struct Metered {
 /// What a store was asked since the process began.
 #[derive(Debug, Default)]
 pub struct Requests {
-    kinds: [Counts; KINDS.len()],
+    kinds: [Counts; Call::ALL.len()],
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
 }
@@ -100,25 +70,25 @@ impl Metered {
 
     fn timed<'a, T: Send + 'a>(
         &'a self,
-        kind: Kind,
+        call: Call,
         request: BoxFuture<'a, Result<T, StoreError>>,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         Box::pin(async move {
             let begun = Instant::now();
             let answer = request.await;
-            self.requests.count(kind, begun.elapsed(), answer.as_ref().err());
+            self.requests.count(call, begun.elapsed(), answer.as_ref().err());
             answer
         })
     }
 
     fn sending<'a, T: Send + 'a>(
         &'a self,
-        kind: Kind,
+        call: Call,
         bytes: u64,
         request: BoxFuture<'a, Result<T, StoreError>>,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         Box::pin(async move {
-            let answer = self.timed(kind, request).await?;
+            let answer = self.timed(call, request).await?;
             self.requests.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
             Ok(answer)
         })
@@ -126,8 +96,8 @@ impl Metered {
 }
 
 impl Requests {
-    fn count(&self, kind: Kind, took: Duration, error: Option<&StoreError>) {
-        let counts = &self.kinds[kind as usize];
+    fn count(&self, call: Call, took: Duration, error: Option<&StoreError>) {
+        let counts = &self.kinds[call as usize];
         let is_answer = |error: &StoreError| {
             matches!(
                 error,
@@ -158,7 +128,8 @@ impl Requests {
                 latencies,
             }
         };
-        KINDS.into_iter().zip(self.kinds.iter().map(counted)).collect()
+        let names = Call::ALL.into_iter().map(Call::name);
+        names.zip(self.kinds.iter().map(counted)).collect()
     }
 
     /// Bytes of objects that have come.
@@ -178,7 +149,7 @@ impl ObjectStore for Metered {
     }
 
     fn head<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
-        self.timed(Kind::Head, self.store.head(key))
+        self.timed(Call::Head, self.store.head(key))
     }
 
     fn get<'a>(
@@ -189,7 +160,7 @@ impl ObjectStore for Metered {
     ) -> BoxFuture<'a, Result<GetResponse, StoreError>> {
         Box::pin(async move {
             let GetResponse { info, body } = self
-                .timed(Kind::Get, self.store.get(key, range, if_match))
+                .timed(Call::Get, self.store.get(key, range, if_match))
                 .await?;
             let requests = Arc::clone(&self.requests);
             let count = move |bytes: &bytes::Bytes| {
@@ -204,7 +175,7 @@ impl ObjectStore for Metered {
     }
 
     fn list<'a>(&'a self, request: ListRequest) -> BoxFuture<'a, Result<ListPage, StoreError>> {
-        self.timed(Kind::List, self.store.list(request))
+        self.timed(Call::List, self.store.list(request))
     }
 
     fn put<'a>(
@@ -215,7 +186,7 @@ impl ObjectStore for Metered {
         condition: WriteCondition,
     ) -> BoxFuture<'a, Result<ETag, StoreError>> {
         let bytes = body.len();
-        self.sending(Kind::Put, bytes, self.store.put(key, body, metadata, condition))
+        self.sending(Call::Put, bytes, self.store.put(key, body, metadata, condition))
     }
 
     fn create_upload<'a>(
@@ -223,7 +194,7 @@ impl ObjectStore for Metered {
         key: &'a Key,
         metadata: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<String, StoreError>> {
-        self.timed(Kind::CreateUpload, self.store.create_upload(key, metadata))
+        self.timed(Call::CreateUpload, self.store.create_upload(key, metadata))
     }
 
     fn upload_part<'a>(
@@ -235,7 +206,7 @@ impl ObjectStore for Metered {
     ) -> BoxFuture<'a, Result<PartDone, StoreError>> {
         let bytes = body.len();
         let request = self.store.upload_part(key, upload, number, body);
-        self.sending(Kind::UploadPart, bytes, request)
+        self.sending(Call::UploadPart, bytes, request)
     }
 
     fn copy_part<'a>(
@@ -248,7 +219,7 @@ impl ObjectStore for Metered {
         if_match: &'a ETag,
     ) -> BoxFuture<'a, Result<PartDone, StoreError>> {
         let request = self.store.copy_part(key, upload, number, source, range, if_match);
-        self.timed(Kind::CopyPart, request)
+        self.timed(Call::CopyPart, request)
     }
 
     fn complete_upload<'a>(
@@ -259,11 +230,11 @@ impl ObjectStore for Metered {
         condition: WriteCondition,
     ) -> BoxFuture<'a, Result<ETag, StoreError>> {
         let request = self.store.complete_upload(key, upload, parts, condition);
-        self.timed(Kind::CompleteUpload, request)
+        self.timed(Call::CompleteUpload, request)
     }
 
     fn abort_upload<'a>(&'a self, key: &'a Key, upload: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.timed(Kind::AbortUpload, self.store.abort_upload(key, upload))
+        self.timed(Call::AbortUpload, self.store.abort_upload(key, upload))
     }
 
     fn copy<'a>(
@@ -273,21 +244,21 @@ impl ObjectStore for Metered {
         if_match: Option<&'a ETag>,
         metadata: Option<&'a BTreeMap<String, String>>,
     ) -> BoxFuture<'a, Result<ETag, StoreError>> {
-        self.timed(Kind::Copy, self.store.copy(source, target, if_match, metadata))
+        self.timed(Call::Copy, self.store.copy(source, target, if_match, metadata))
     }
 
     fn delete<'a>(
         &'a self,
         keys: &'a [Key],
     ) -> BoxFuture<'a, Result<Vec<Result<(), StoreError>>, StoreError>> {
-        self.timed(Kind::Delete, self.store.delete(keys))
+        self.timed(Call::Delete, self.store.delete(keys))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::{Call, Fault, MemoryStore};
+    use crate::store::memory::{Fault, MemoryStore};
 
     #[tokio::test]
     async fn what_is_asked_is_counted_by_its_kind_its_end_and_its_bytes() {
